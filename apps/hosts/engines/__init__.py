@@ -1,0 +1,1 @@
+"""Engines run containers on one host. Plain Python: dataclasses in and out, no Django."""

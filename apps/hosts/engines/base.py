@@ -1,0 +1,183 @@
+"""What every engine can do, in words that no engine's SDK leaks into.
+
+Verbs are idempotent: after a timeout or a crash the caller repeats them. Times are seconds, memory is MiB,
+CPU is thousandths of a core.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Protocol
+
+
+class EngineError(Exception):
+    """The engine could not do what was asked. ``code`` is stable; ``retryable`` says whether to try again."""
+
+    code = "engine.failed"
+    retryable = True
+
+
+class EngineUnreachable(EngineError):
+    """No answer: refused, timed out, or a TLS failure. Nothing is known about the containers."""
+
+    code = "engine.unreachable"
+
+
+class ImageNotFound(EngineError):
+    """The registry has no such repository, tag or digest (any more)."""
+
+    code = "image.not_found"
+    retryable = False
+
+
+class ImageDenied(EngineError):
+    """The registry refused the credential of this pull."""
+
+    code = "image.denied"
+
+
+class PortTaken(EngineError):
+    """Something that is not ours holds the chosen port on the host."""
+
+    code = "host.port_taken"
+    retryable = False
+
+
+class SpecRefused(EngineError):
+    """The engine refuses the container as described, for instance because its command does not exist."""
+
+    code = "container.refused"
+    retryable = False
+
+
+@dataclass(frozen=True, slots=True)
+class TLSMaterial:
+    """PEM texts for mutual TLS: the authority that signed the host, and our client's certificate and key."""
+
+    ca: str
+    certificate: str
+    key: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineAddress:
+    """How to reach one engine. ``kind`` names the engine, ``url`` is ``unix:///...`` or ``https://IP:2376``."""
+
+    kind: str
+    url: str
+    tls: TLSMaterial | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What a ping learned."""
+
+    version: str
+    cpu_millis: int
+    memory_mb: int
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """An image pinned by digest, at the address by which the *host* reaches the registry."""
+
+    registry: str
+    repository: str
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{self.registry}/{self.repository}@{self.digest}"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The walls of a container; every one is always set."""
+
+    memory_mb: int
+    cpu_millis: int
+    pids: int = 512
+    nofile: int = 65536
+    capabilities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSpec:
+    """All that can be asked of a container. What has no field here cannot be expressed, and so not be had."""
+
+    platform: str
+    tenant: str
+    app: str
+    release: int
+    instance: str
+    image: ImageRef
+    container_port: int
+    host_ip: str
+    host_port: int
+    limits: Limits
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    command: tuple[str, ...] = ()
+    stop_signal: str = "SIGTERM"
+
+    @property
+    def name(self) -> str:
+        """Deterministic, so that a second attempt finds what the first one made."""
+        return f"berth-{self.platform}-{self.app}-{self.instance}"
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of the whole spec: a container with another fingerprint is not the one that is wanted."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
+
+
+class ContainerState(enum.StrEnum):
+    CREATED = "created"
+    RUNNING = "running"
+    EXITED = "exited"
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One container of ours as the engine reports it."""
+
+    name: str
+    container_id: str
+    instance: str
+    app: str
+    state: ContainerState
+    fingerprint: str
+    exit_code: int | None = None
+    oom_killed: bool = False
+    error: str = ""
+
+
+class Engine(Protocol):
+    """Five verbs. Each raises EngineError (or a subclass) and nothing else."""
+
+    def ping(self) -> EngineInfo: ...
+
+    def ensure(self, spec: ContainerSpec, *, pull_token: str) -> Observed:
+        """Make the container exist and have been started once, pulling its image first; adopt one if there.
+
+        A container that already ran and ended is reported as EXITED, never restarted. One with another
+        fingerprint is removed and made anew.
+        """
+
+    def remove(self, name: str, *, grace_s: int) -> None:
+        """Stop signal, grace, kill, remove. A container that is not there is success."""
+
+    def inspect(self, name: str) -> Observed | None: ...
+
+    def list(self, platform: str) -> list[Observed]:
+        """Every container that carries this platform's label, ended ones included."""
+
+    def close(self) -> None: ...
+
+
+class StreamsLogs(Protocol):
+    def logs(self, name: str, *, tail: int) -> bytes:
+        """The last lines of the container's output, standard error included."""

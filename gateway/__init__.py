@@ -1,0 +1,1 @@
+"""The gateway: an agent that programs HAProxy from ZooKeeper. Stands alone: imports nothing else of Berth."""
