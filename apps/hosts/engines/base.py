@@ -10,7 +10,7 @@ import enum
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Protocol
 
 
@@ -40,6 +40,12 @@ class ImageDenied(EngineError):
     code = "image.denied"
 
 
+class ImageUnavailable(EngineError):
+    """The host could not reach the registry, or it answered nonsense: nothing is known about the image."""
+
+    code = "image.unavailable"
+
+
 class PortTaken(EngineError):
     """Something that is not ours holds the chosen port on the host."""
 
@@ -51,6 +57,27 @@ class SpecRefused(EngineError):
     """The engine refuses the container as described, for instance because its command does not exist."""
 
     code = "container.refused"
+    retryable = False
+
+
+class NameTaken(EngineError):
+    """A container or network that is not ours has the name that ours needs; only the host's admin can move it."""
+
+    code = "host.name_taken"
+    retryable = False
+
+
+class NetworksExhausted(EngineError):
+    """The host has no address range left for one more tenant's network (a stock Docker Engine has about 30)."""
+
+    code = "host.networks_exhausted"
+    retryable = False
+
+
+class AddressRefused(EngineError):
+    """The engine's address or TLS material cannot be used: a mistake of the platform's admin, not a fault."""
+
+    code = "engine.address_refused"
     retryable = False
 
 
@@ -130,8 +157,14 @@ class ContainerSpec:
 
     @property
     def fingerprint(self) -> str:
-        """A digest of the whole spec: a container with another fingerprint is not the one that is wanted."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
+        """A digest of the spec: a container with another fingerprint is not the one that is wanted.
+
+        The registry's address is left out: the digest already says what runs, and moving the registry must not
+        make every running container look unwanted.
+        """
+        wanted = asdict(replace(self, env=dict(self.env)))
+        del wanted["image"]["registry"]
+        return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:32]
 
 
 class ContainerState(enum.StrEnum):
@@ -180,4 +213,7 @@ class Engine(Protocol):
 
 class StreamsLogs(Protocol):
     def logs(self, name: str, *, tail: int) -> bytes:
-        """The last lines of the container's output, standard error included."""
+        """The last ``tail`` lines of the container's output, standard error included; at most 1 MiB.
+
+        A container that is not there has no lines.
+        """
