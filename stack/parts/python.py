@@ -1,0 +1,128 @@
+"""Berth's own processes: the portal, the Celery worker and beat, and the gateway's agent."""
+
+from __future__ import annotations
+
+import sys
+
+from celery import Celery
+
+from stack import probes
+from stack.environment import ROOT, Environment
+from stack.parts.base import Need, Part
+
+
+def _python(module: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", module, *arguments]
+
+
+def web(env: Environment, *, workers: int = 2) -> Part:
+    port = env.ports["portal"]
+    return Part(
+        name="web",
+        argv=_python(
+            "gunicorn",
+            "portal.asgi:application",
+            "--worker-class=uvicorn_worker.UvicornWorker",
+            f"--workers={workers}",
+            f"--bind=127.0.0.1:{port}",
+            "--graceful-timeout=10",
+            f"--worker-tmp-dir={env.part_directory('web')}",
+        ),
+        ready=lambda: probes.http_status(port, "/healthz") == 200,
+        env=env.variables(),
+        cwd=ROOT,
+        ports=[env.port("portal", "web (the portal)")],
+        after=("redis", "zookeeper"),
+        stop_wait_s=15,
+        autorestart=True,
+        start_wait_s=60,
+    )
+
+
+def worker(env: Environment, *, concurrency: int = 4, queues: str = "") -> Part:
+    variables = env.variables()
+    name = f"worker@{env.id}"
+
+    def ready() -> bool:
+        return _answers_ping(variables["BERTH_REDIS_URL"], name)
+
+    return Part(
+        name="worker",
+        argv=_python(
+            "celery",
+            "--app=workers.celery",
+            "worker",
+            f"--hostname={name}",
+            f"--concurrency={concurrency}",
+            "--loglevel=INFO",
+            *([f"--queues={queues}"] if queues else []),
+        ),
+        ready=ready,
+        env=variables,
+        cwd=ROOT,
+        after=("redis",),
+        # A warm stop lets running tasks end; after it the lease lets another worker go on with them.
+        stop_wait_s=20,
+        autorestart=True,
+        start_wait_s=60,
+    )
+
+
+def _answers_ping(broker: str, name: str) -> bool:
+    """Asks over Celery's own remote control: the one sign that it consumes, whatever it logs."""
+    with Celery(broker=broker, set_as_current=False) as client:
+        try:
+            return bool(client.control.ping(destination=[name], timeout=0.5, limit=1))
+        except Exception as error:  # kombu's errors have no common base
+            raise ConnectionError(str(error)) from error
+
+
+def beat(env: Environment) -> Part:
+    directory = env.part_directory("beat")
+
+    def prepare() -> None:
+        # A schedule file that a kill left half-written stops beat at its start; it is only a memory of times.
+        for path in directory.glob("schedule*"):
+            path.unlink()
+
+    return Part(
+        name="beat",
+        argv=_python(
+            "celery",
+            "--app=workers.celery",
+            "beat",
+            f"--schedule={directory / 'schedule'}",
+            "--pidfile=",
+            "--loglevel=INFO",
+        ),
+        # Beat listens on nothing; that it stays up is what can be known, and supervisord watches that.
+        ready=lambda: any(directory.glob("schedule*")),
+        env=env.variables(),
+        cwd=ROOT,
+        after=("redis",),
+        prepare=prepare,
+        autorestart=True,
+        start_wait_s=60,
+    )
+
+
+def gateway(env: Environment) -> Part:
+    def ready() -> bool:
+        return probes.tcp(env.ports["gateway_status"]) and probes.tcp(env.ports["gateway"])
+
+    return Part(
+        name="gateway",
+        argv=_python("gateway"),
+        ready=ready,
+        env=env.variables(),
+        cwd=ROOT,
+        needs=[Need("haproxy", "haproxy")],
+        ports=[
+            env.port("gateway", "gateway (the apps' addresses)"),
+            env.port("gateway_status", "gateway (its own status)"),
+        ],
+        after=("zookeeper",),
+        stop_wait_s=15,
+        autorestart=True,
+        start_wait_s=30,
+    )
