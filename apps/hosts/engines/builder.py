@@ -13,9 +13,7 @@ from typing import Any
 
 from apps.hosts.engines.base import ContainerSpec, ImageRef, Limits, SpecRefused
 
-ALLOWED_CAPABILITIES = frozenset(
-    {"CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID"}
-)
+ALLOWED_CAPABILITIES = frozenset({"CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID"})
 """What a plan may add back. Not NET_RAW (spoofing) nor MKNOD, which Docker's own default keeps."""
 
 ALLOWED_STOP_SIGNALS = frozenset(

@@ -146,10 +146,7 @@ class MemoryHost:
                 ),
                 platform=spec.platform,
                 tenant=spec.tenant,
-                port=(
-                    body["HostConfig"]["PortBindings"][f"{spec.container_port}/tcp"][0]["HostIp"],
-                    spec.host_port,
-                ),
+                port=(binding["HostIp"], spec.host_port),
                 behaviour=behaviour,
                 body=body,
             )

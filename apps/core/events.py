@@ -1,0 +1,35 @@
+"""Writing events. Reading them is for selectors, which scope them to the viewer."""
+
+from __future__ import annotations
+
+import structlog
+
+from apps.core.models import Event
+
+log = structlog.get_logger(__name__)
+
+
+def record(
+    code: str,
+    message: str,
+    *,
+    level: str = Event.Level.INFO,
+    tenant_id: int | None = None,
+    app_id: int | None = None,
+    host_id: int | None = None,
+    actor: str = "",
+    **detail: object,
+) -> Event:
+    """Append an event, in the caller's transaction if there is one, and log the same line."""
+    event = Event.objects.create(
+        code=code,
+        message=message,
+        level=level,
+        tenant_id=tenant_id,
+        app_id=app_id,
+        host_id=host_id,
+        actor=actor,
+        detail=detail,
+    )
+    log.info("event", code=code, message=message, tenant=tenant_id, app=app_id, host=host_id, actor=actor)
+    return event

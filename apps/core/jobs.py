@@ -1,0 +1,32 @@
+"""Nudges for the workers. The database is the truth: a lost message only costs time until beat's next sweep."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import structlog
+from celery import current_app
+from django.db import transaction
+from kombu.exceptions import OperationalError
+
+log = structlog.get_logger(__name__)
+
+RECONCILE_APP = "deployments.reconcile_app"
+RECONCILE_INSTANCE = "deployments.reconcile_instance"
+OBSERVE_HOST = "deployments.observe_host"
+REBUILD_DISCOVERY = "deployments.rebuild_discovery"
+
+
+def enqueue(name: str, *ids: int | str, countdown: float | None = None) -> None:
+    """Send a task by name when the transaction commits (at once outside of one). ``countdown`` is seconds.
+
+    Never raises: with Redis away the work is found by the sweep.
+    """
+    transaction.on_commit(partial(_send, name, ids, countdown))
+
+
+def _send(name: str, ids: tuple[int | str, ...], countdown: float | None) -> None:
+    try:
+        current_app.send_task(name, args=ids, countdown=countdown, ignore_result=True, retry=False)
+    except (OperationalError, OSError) as error:
+        log.warning("nudge_lost", task=name, ids=ids, error=str(error))

@@ -1,0 +1,271 @@
+"""Publishes addresses and routes to ZooKeeper; the only home of kazoo on the platform's side.
+
+Each publication of an app is ONE ZooKeeper transaction that sets the app's route node last, guarded by the route
+node's version. So a gateway that sees the route change finds all addresses of it, and of two publishers that race
+the one with the older view of the database loses and reads again. A gateway acknowledges by zxid.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from kazoo.client import KazooClient
+from kazoo.exceptions import (
+    BadVersionError,
+    KazooException,
+    NodeExistsError,
+    NoNodeError,
+    NotEmptyError,
+    RolledBackError,
+    RuntimeInconsistency,
+)
+from kazoo.handlers.threading import KazooTimeoutError
+from kazoo.security import make_digest_acl
+
+from apps.core.errors import PlatformError
+from apps.deployments.selectors import Publication
+from gateway import contract
+
+ATTEMPTS = 8
+TIMEOUT_S = 5.0
+T = TypeVar("T")
+
+
+class DiscoveryUnavailable(PlatformError):
+    code = "discovery.unavailable"
+
+
+class EpochMissing(Exception):
+    """ZooKeeper is empty, or new: everything must be published before gateways may believe it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A publication stands in ZooKeeper as of this transaction of this epoch."""
+
+    wanted: int
+    epoch: str
+    zxid: int
+
+
+class Publisher:
+    """One connection, kept for the life of the process. Raises DiscoveryUnavailable where ZooKeeper is away."""
+
+    def __init__(self, *, hosts: str, credential: str, gateway_credential: str) -> None:
+        user, _, password = credential.partition(":")
+        gateway_user, _, gateway_password = gateway_credential.partition(":")
+        own = make_digest_acl(user, password, all=True)
+        self._acl = [own, make_digest_acl(gateway_user, gateway_password, read=True)]
+        self._gateways_acl = [
+            own,
+            make_digest_acl(gateway_user, gateway_password, read=True, create=True, delete=True),
+        ]
+        self._client = KazooClient(hosts=hosts, timeout=6.0, auth_data=[("digest", credential)])
+        self._started = False
+
+    def publish(self, app: str, read: Callable[[], Publication | None], *, rebuilding: bool = False) -> Receipt | None:
+        """Make ZooKeeper show what ``read`` returns from the database. None where the app is gone.
+
+        ``read`` is called after ZooKeeper was looked at, and again after a lost race. Raises EpochMissing unless
+        ``rebuilding``.
+        """
+        return self._guarded(lambda: self._publish(app, read, rebuilding))
+
+    def epoch(self) -> str:
+        """The id of this life of ZooKeeper's data; empty where it has none yet."""
+        return self._guarded(lambda: (self._read(contract.EPOCH_PATH) or (b"", None))[0].decode())
+
+    def epoch_begin(self) -> str:
+        """After a rebuild: tell gateways that what stands here is the truth. Returns the epoch."""
+
+        def begin() -> str:
+            name = str(uuid.uuid4())
+            try:
+                self._client.create(contract.EPOCH_PATH, name.encode(), acl=self._acl)
+            except NodeExistsError:
+                return str(self._client.get(contract.EPOCH_PATH)[0].decode())
+            return name
+
+        return self._guarded(begin)
+
+    def prune(self, known: Callable[[list[str]], set[str]]) -> int:
+        """Remove the routes of apps that are not ``known`` to the database. Returns how many.
+
+        ZooKeeper is listed first and the database asked second: an app made meanwhile is safe.
+        """
+
+        def remove() -> int:
+            listed = self._children(contract.ROUTE_PATH)
+            extra = sorted(set(listed) - known(listed))
+            for app in extra:
+                self._client.delete(f"{contract.ROUTE_PATH}/{app}")
+                if self._client.exists(f"{contract.ADDRESS_PATH}/{app}"):
+                    self._client.delete(f"{contract.ADDRESS_PATH}/{app}", recursive=True)
+            return len(extra)
+
+        return self._guarded(remove)
+
+    def gateways(self) -> list[contract.GatewayState]:
+        """What the gateways that are connected right now say of themselves."""
+
+        def ask() -> list[contract.GatewayState]:
+            found = []
+            for name in self._children(contract.GATEWAY_PATH):
+                node = self._read(f"{contract.GATEWAY_PATH}/{name}")
+                if node is not None:
+                    try:
+                        found.append(contract.GatewayState.from_json(node[0]))
+                    except contract.ContractError:
+                        continue
+            return found
+
+        return self._guarded(ask)
+
+    def ping(self) -> None:
+        self._guarded(lambda: self._client.exists(contract.ROOT))
+
+    def close(self) -> None:
+        self._client.stop()
+        self._client.close()
+
+    # ----------------------------------------------------------------------------------------------------------
+
+    def _guarded(self, work: Callable[[], T]) -> T:
+        try:
+            if not self._started:
+                self._client.start(timeout=TIMEOUT_S)
+                self._started = True
+                self._lay_out()
+            if not self._client.connected:
+                raise DiscoveryUnavailable("ZooKeeper is not connected at the moment.")
+            try:
+                return work()
+            except NoNodeError:
+                # The data was wiped under a living session: lay the tree out again, and work once more.
+                self._lay_out()
+                return work()
+        except (KazooException, KazooTimeoutError, OSError) as error:
+            raise DiscoveryUnavailable(f"ZooKeeper did not answer as it should: {error!r}") from error
+
+    def _lay_out(self) -> None:
+        for path in (contract.ROOT, contract.SERVICE_PATH, contract.ADDRESS_PATH, contract.ROUTE_PATH):
+            self._ensure(path, self._acl)
+        self._ensure(contract.GATEWAY_PATH, self._gateways_acl)
+
+    def _ensure(self, path: str, acl: Sequence[Any]) -> None:
+        try:
+            self._client.create(path, b"", acl=acl)
+        except NodeExistsError:
+            return
+
+    def _read(self, path: str) -> tuple[bytes, Any] | None:
+        try:
+            data, stat = self._client.get(path)
+        except NoNodeError:
+            return None
+        return data, stat
+
+    def _children(self, path: str) -> list[str]:
+        try:
+            return sorted(self._client.get_children(path))
+        except NoNodeError:
+            return []
+
+    def _publish(self, app: str, read: Callable[[], Publication | None], rebuilding: bool) -> Receipt | None:
+        epoch = self._read(contract.EPOCH_PATH)
+        if epoch is None and not rebuilding:
+            raise EpochMissing
+        name = epoch[0].decode() if epoch else ""
+        for _ in range(ATTEMPTS):
+            # The route's version first, the database second: see the module's docstring.
+            route_now = self._read(contract.route_path(app))
+            wanted = read()
+            if wanted is None:
+                return None
+            zxid = self._attempt(wanted, route_now)
+            if zxid is not None:
+                return Receipt(wanted.wanted, name, zxid)
+        raise DiscoveryUnavailable(f"Others kept publishing {app} at the same time.")
+
+    def _attempt(self, wanted: Publication, route_now: tuple[bytes, Any] | None) -> int | None:
+        """One transaction; its zxid, or None where somebody else changed the app's nodes meanwhile."""
+        app = wanted.app
+        have = self._addresses(app)
+        want = {(one.version, one.container_id): str(contract.Address(one.host, one.port)) for one in wanted.instances}
+        revision = contract.Route.from_json(route_now[0]).revision if route_now else 0
+        route = contract.Route(app, revision, wanted.domains, wanted.weights)
+        tree_same = have == want
+        if route_now is not None and tree_same and route.to_json() == route_now[0]:
+            return int(route_now[1].mzxid)
+        body = contract.Route(app, revision + 1, wanted.domains, wanted.weights).to_json()
+        path = contract.route_path(app)
+        change = self._client.transaction()
+        if route_now is not None:
+            change.check(path, route_now[1].version)
+        self._change_addresses(change, app, have, want)
+        if route_now is None:
+            change.create(path, body, acl=self._acl)
+        else:
+            change.set_data(path, body)
+        results = change.commit()
+        if any(isinstance(result, KazooException) for result in results):
+            self._raise_unless_lost(results)
+            return None
+        if route_now is not None:
+            return int(results[-1].mzxid)
+        created = self._client.exists(path)
+        return int(created.mzxid) if created else None
+
+    def _raise_unless_lost(self, results: Sequence[Any]) -> None:
+        # RuntimeInconsistency marks the operations behind the one that failed.
+        lost = (
+            BadVersionError,
+            NodeExistsError,
+            NoNodeError,
+            NotEmptyError,
+            RolledBackError,
+            RuntimeInconsistency,
+        )
+        for result in results:
+            if isinstance(result, KazooException) and not isinstance(result, lost):
+                raise result
+
+    def _addresses(self, app: str) -> dict[tuple[str, str], str]:
+        found: dict[tuple[str, str], str] = {}
+        base = f"{contract.ADDRESS_PATH}/{app}"
+        for version in self._children(base):
+            containers = self._children(f"{base}/{version}")
+            if not containers:
+                found[version, ""] = ""
+            for container in containers:
+                node = self._read(f"{base}/{version}/{container}")
+                if node is not None:
+                    found[version, container] = node[0].decode()
+        return found
+
+    def _change_addresses(
+        self,
+        change: Any,
+        app: str,
+        have: dict[tuple[str, str], str],
+        want: dict[tuple[str, str], str],
+    ) -> None:
+        base = contract.app_address_path(app)
+        had_versions, versions = {tag for tag, _ in have}, {tag for tag, _ in want}
+        if not had_versions and versions and self._client.exists(base) is None:
+            change.create(base, b"", acl=self._acl)
+        for tag in sorted(versions - had_versions):
+            change.create(contract.version_path(app, tag), b"", acl=self._acl)
+        for (tag, container), address in sorted(want.items()):
+            if (tag, container) not in have:
+                change.create(contract.instance_path(app, tag, container), address.encode(), acl=self._acl)
+            elif have[tag, container] != address:
+                change.set_data(contract.instance_path(app, tag, container), address.encode())
+        for tag, container in sorted(set(have) - set(want)):
+            if container:
+                change.delete(f"{base}/{tag}/{container}")
+        for tag in sorted(had_versions - versions):
+            change.delete(f"{base}/{tag}")

@@ -1,0 +1,63 @@
+"""Apps and the host names that route to them."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.db import models
+from django.db.models import F, Q
+
+from apps.core.models import Leased
+from apps.hosts.models import Cluster
+from apps.tenants.models import Tenant
+from apps.tenants.models.tenants import SLUG, valid_slug
+
+
+class App(Leased):
+    """What a tenant deploys. ``slug`` is the appId: the name in the registry, in ZooKeeper and in its address."""
+
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="apps")
+    cluster = models.ForeignKey(Cluster, on_delete=models.PROTECT, related_name="apps")
+    slug = models.CharField(max_length=40, unique=True, validators=[valid_slug])
+    created_at = models.DateTimeField(auto_now_add=True)
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
+    # Discovery: a change of what should be routed adds to ``route_wanted``; the publisher writes the value that it
+    # has published to ``route_published``, with the ZooKeeper transaction that did it.
+    route_wanted = models.PositiveBigIntegerField(default=0, editable=False)
+    route_published = models.PositiveBigIntegerField(default=0, editable=False)
+    route_epoch = models.CharField(max_length=36, blank=True, editable=False)
+    route_zxid = models.BigIntegerField(default=0, editable=False)
+    # Placement of missing instances is tried again after this time.
+    retry_at = models.DateTimeField(null=True, blank=True, editable=False)
+
+    class Meta:
+        ordering = ("slug",)
+        constraints = (models.CheckConstraint(condition=Q(slug__regex=SLUG), name="app_slug_is_a_label"),)
+        permissions = (
+            ("pull_app", "Can pull the app's images"),
+            ("push_app", "Can push the app's images"),
+            ("deploy_app", "Can deploy the app"),
+            ("manage_app", "Can manage the app"),
+        )
+        indexes = (
+            # the sweep: apps whose publication is behind
+            models.Index(fields=["id"], condition=Q(route_wanted__gt=F("route_published")), name="app_unpublished"),
+        )
+
+    def __str__(self) -> str:
+        return self.slug
+
+
+class Domain(models.Model):
+    """A host name that routes to an app. Unique in the platform: two tenants never hold the same name."""
+
+    app = models.ForeignKey(App, on_delete=models.CASCADE, related_name="domains")
+    name = models.CharField(max_length=253, unique=True)
+    is_platform = models.BooleanField(default=False, help_text="{appId}.{platform domain}")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ("name",)
+        constraints = (models.CheckConstraint(condition=Q(name__regex=r"^[a-z0-9.-]+$"), name="domain_is_lower_case"),)
+
+    def __str__(self) -> str:
+        return self.name

@@ -1,0 +1,73 @@
+"""Instances: one container of a replica set on one host."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.db import models
+from django.db.models import Q
+
+from apps.core.models import Leased
+from apps.deployments.models.apps import App
+from apps.deployments.models.releases import ReplicaSet
+from apps.hosts.models import Host
+
+
+class Instance(Leased):
+    """Moves by compare-and-swap only. ``released`` says that nothing is held for it any more: no container, no
+    route, no claim.
+    """
+
+    class Status(models.TextChoices):
+        PLACED = "placed"
+        STARTING = "starting"
+        RUNNING = "running"
+        HEALTHY = "healthy"
+        UNHEALTHY = "unhealthy"
+        DRAINING = "draining"
+        STOPPED = "stopped"
+        FAILED = "failed"
+        LOST = "lost"
+
+    #: Counts towards what its replica set wants.
+    LIVE = (Status.PLACED, Status.STARTING, Status.RUNNING, Status.HEALTHY)
+    #: Should have a running container on its host.
+    WITH_CONTAINER = (Status.RUNNING, Status.HEALTHY)
+    #: On its way out: unpublish, wait for the gateways, remove, free.
+    LEAVING = (Status.DRAINING, Status.UNHEALTHY, Status.FAILED)
+
+    uid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    app = models.ForeignKey(App, on_delete=models.PROTECT, related_name="instances")
+    replica_set = models.ForeignKey(ReplicaSet, on_delete=models.PROTECT, related_name="instances")
+    host = models.ForeignKey(Host, on_delete=models.PROTECT, related_name="instances")
+    port = models.PositiveIntegerField()
+    status = models.CharField(max_length=10, choices=Status, default=Status.PLACED)
+    status_since = models.DateTimeField(auto_now_add=True)
+    deadline_at = models.DateTimeField(null=True, blank=True, help_text="when this status ends by itself")
+    container_id = models.CharField(max_length=64, blank=True)
+    failures = models.PositiveSmallIntegerField(default=0, help_text="failed probes in a row")
+    exit_code = models.IntegerField(null=True, blank=True)
+    code = models.CharField(max_length=64, blank=True, help_text="why it ended, for programs")
+    reason = models.TextField(blank=True, help_text="why it ended, for people")
+    was_routed = models.BooleanField(default=False, help_text="has been ready, so gateways may know it")
+    # The ZooKeeper transaction without it, from which on no gateway may route to it.
+    unrouted_epoch = models.CharField(max_length=36, blank=True)
+    unrouted_zxid = models.BigIntegerField(default=0)
+    released = models.BooleanField(default=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ("-id",)
+        indexes = (
+            models.Index(fields=["app", "released"]),  # an app's pass, and its page
+            models.Index(fields=["host", "status"], condition=Q(released=False), name="instance_on_host"),
+            models.Index(fields=["status"], condition=Q(released=False), name="instance_unfinished"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.app_id}/{self.short_id} {self.status}"
+
+    @property
+    def short_id(self) -> str:
+        """What stands in the container's name."""
+        return self.uid.hex[:12]

@@ -1,0 +1,108 @@
+"""Releases, the replica sets that run them, and the rollouts that move an app between them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+from django.db.models import Q
+
+from apps.core.crypto import EncryptedJSONField
+from apps.deployments.models.apps import App
+from apps.registry.models import Version
+
+
+class Release(models.Model):
+    """An immutable snapshot of all that decides how an app runs. Memory is MiB, CPU thousandths of a core."""
+
+    app = models.ForeignKey(App, on_delete=models.CASCADE, related_name="releases")
+    number = models.PositiveIntegerField()
+    version = models.ForeignKey(Version, on_delete=models.PROTECT, related_name="releases")
+    env = EncryptedJSONField(default=dict)
+    command = models.JSONField(default=list, blank=True)
+    container_port = models.PositiveIntegerField(default=8080)
+    memory_mb = models.PositiveIntegerField(default=256)
+    cpu_millis = models.PositiveIntegerField(default=100)
+    health_path = models.CharField(max_length=200, blank=True, help_text="empty: a TCP connect is enough")
+    stop_grace_s = models.PositiveIntegerField(default=10)
+    created_at = models.DateTimeField(auto_now_add=True)
+    created_by = models.CharField(max_length=150, blank=True)
+
+    class Meta:
+        ordering = ("-number",)
+        constraints = (
+            models.UniqueConstraint(fields=["app", "number"], name="release_number_once"),
+            models.CheckConstraint(
+                condition=Q(container_port__gte=1, container_port__lte=65535), name="release_port_is_a_port"
+            ),
+            models.CheckConstraint(condition=Q(memory_mb__gte=16, cpu_millis__gte=10), name="release_resources_sane"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.app} release {self.number}"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        if not self._state.adding:
+            raise TypeError("a release is immutable: make a new one")
+        super().save(*args, **kwargs)
+
+
+class ReplicaSet(models.Model):
+    """How many instances of a release are wanted, and its share of the app's traffic in per cent."""
+
+    app = models.ForeignKey(App, on_delete=models.CASCADE, related_name="replica_sets")
+    release = models.OneToOneField(Release, on_delete=models.CASCADE, related_name="replica_set")
+    wanted = models.PositiveIntegerField(default=0)
+    weight = models.PositiveIntegerField(default=0, validators=[MinValueValidator(0), MaxValueValidator(100)])
+
+    class Meta:
+        ordering = ("-id",)
+        constraints = (models.CheckConstraint(condition=Q(weight__lte=100), name="replica_set_weight_is_a_share"),)
+        indexes = (models.Index(fields=["app"], condition=Q(wanted__gt=0), name="replica_set_wanted"),)
+
+    def __str__(self) -> str:
+        return f"{self.wanted} of {self.release}"
+
+
+class Rollout(models.Model):
+    """One attempt to move an app to a release; or, with no ``target``, to nothing (undeploy)."""
+
+    class Status(models.TextChoices):
+        PENDING = "pending"
+        PROGRESSING = "progressing"
+        PAUSED = "paused"
+        SUCCEEDED = "succeeded"
+        FAILED = "failed"
+        CANCELLED = "cancelled"
+        ROLLED_BACK = "rolled_back"
+        SUPERSEDED = "superseded"
+
+    OPEN = (Status.PENDING, Status.PROGRESSING, Status.PAUSED)
+
+    app = models.ForeignKey(App, on_delete=models.CASCADE, related_name="rollouts")
+    number = models.PositiveIntegerField()
+    target = models.ForeignKey(ReplicaSet, null=True, blank=True, on_delete=models.CASCADE, related_name="rollouts")
+    instances = models.PositiveIntegerField(default=0)
+    status = models.CharField(max_length=12, choices=Status, default=Status.PENDING)
+    code = models.CharField(max_length=64, blank=True, help_text="why it ended, for programs")
+    reason = models.TextField(blank=True, help_text="why it ended, for people")
+    created_at = models.DateTimeField(auto_now_add=True)
+    created_by = models.CharField(max_length=150, blank=True)
+    deadline_at = models.DateTimeField()
+    ended_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ("-number",)
+        constraints = (
+            models.UniqueConstraint(fields=["app", "number"], name="rollout_number_once"),
+            # One at a time: the database itself refuses a second.
+            models.UniqueConstraint(
+                fields=["app"],
+                condition=Q(status__in=["pending", "progressing", "paused"]),
+                name="rollout_one_open_per_app",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"rollout {self.number} of {self.app}"

@@ -1,0 +1,22 @@
+"""Desired against observed. The only caller of engines that changes anything.
+
+Every step may be repeated, may run twice at once, and may die at any line: it reads what is wanted, looks at what is
+there, makes one idempotent move, and writes down what it saw by compare-and-swap.
+"""
+
+from apps.deployments.reconcile.app import reconcile_app
+from apps.deployments.reconcile.clients import Clients
+from apps.deployments.reconcile.hosts import observe_host
+from apps.deployments.reconcile.instance import reconcile_instance
+from apps.deployments.reconcile.probes import probe_pass
+from apps.deployments.reconcile.routes import gateways_observe, rebuild_discovery
+
+__all__ = [
+    "Clients",
+    "gateways_observe",
+    "observe_host",
+    "probe_pass",
+    "rebuild_discovery",
+    "reconcile_app",
+    "reconcile_instance",
+]

@@ -1,0 +1,151 @@
+"""One app: as many instances as its replica sets want, its rollout moved on, its route published."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import structlog
+
+from apps.core import events, jobs
+from apps.core.clock import now
+from apps.core.errors import BerthError
+from apps.core.leases import held
+from apps.deployments.models import App, Instance, ReplicaSet, Rollout
+from apps.deployments.reconcile.clients import Clients
+from apps.deployments.reconcile.routes import publish
+from apps.deployments.selectors import live_counts, recent_failures
+from apps.deployments.services.instances import instance_drain
+from apps.deployments.services.placement import instances_place
+from apps.deployments.services.rollouts import rollout_end, rollout_fail, rollout_switch
+
+log = structlog.get_logger(__name__)
+
+#: A rollout whose instances fail this often is given up before its deadline.
+ROLLOUT_FAILURES = 3
+#: Restarts as Cloud Foundry does them: three at once, then after 30 s doubling to 16 min.
+IMMEDIATE_RESTARTS = 3
+BACKOFF_S = 30
+BACKOFF_MAX_S = 960
+FAILURES_KEPT_S = 1800
+#: Failures that another try can't mend.
+FINAL_CODES = frozenset({"image.not_found", "container.refused"})
+
+
+def reconcile_app(app_id: int, clients: Clients) -> None:
+    """Go round until nothing new is asked for. While another worker does that, leave it to that one."""
+    while True:
+        with held(App, app_id) as mine:
+            if not mine:
+                return
+            app = App.objects.select_related("tenant").filter(pk=app_id).first()
+            if app is None:
+                return
+            _pass(app, clients)
+        # A change whose nudge found the lease taken is seen here, since this looks after the lease was given back.
+        if not App.objects.filter(pk=app_id, route_wanted__gt=app.route_wanted).exists():
+            return
+
+
+def _pass(app: App, clients: Clients) -> None:
+    _rollouts(app)
+    _counts(app)
+    app.refresh_from_db(fields=["route_wanted", "route_published"])
+    if app.route_wanted > app.route_published:
+        publish(app.pk, app.slug, clients)
+
+
+def _rollouts(app: App) -> None:
+    for rollout in app.rollouts.filter(status__in=Rollout.OPEN).select_related("target", "app"):
+        if rollout.target is None:
+            _undeploying(app, rollout)
+        else:
+            _progressing(rollout, rollout.target)
+
+
+def _undeploying(app: App, rollout: Rollout) -> None:
+    left = app.instances.filter(released=False).count()
+    if not left:
+        rollout_end(rollout=rollout, status=Rollout.Status.SUCCEEDED)
+    elif now() >= rollout.deadline_at:
+        rollout_end(
+            rollout=rollout,
+            status=Rollout.Status.FAILED,
+            code="rollout.deadline",
+            reason=f"{left} instances could not be removed in time; the platform keeps trying.",
+        )
+
+
+def _progressing(rollout: Rollout, target: ReplicaSet) -> None:
+    if rollout_switch(rollout=rollout):
+        return
+    failures = list(recent_failures(target.pk, rollout.created_at)[:ROLLOUT_FAILURES])
+    last = failures[0] if failures else None
+    if last is not None and (len(failures) >= ROLLOUT_FAILURES or last.code in FINAL_CODES):
+        rollout_fail(rollout=rollout, code=last.code, reason=last.reason)
+    elif now() >= rollout.deadline_at:
+        why = f" The last failure: {last.reason}" if last else ""
+        rollout_fail(
+            rollout=rollout,
+            code=last.code if last else "rollout.deadline",
+            reason=f"Not all of {target.wanted} instances were ready in time.{why}",
+        )
+
+
+def _counts(app: App) -> None:
+    live = live_counts(app.pk)
+    for replica_set in app.replica_sets.select_related("release__version", "app"):
+        missing = replica_set.wanted - live.get(replica_set.pk, 0)
+        if missing > 0:
+            _grow(app, replica_set, missing)
+        elif missing < 0:
+            _shrink(replica_set, -missing)
+
+
+def _grow(app: App, replica_set: ReplicaSet, missing: int) -> None:
+    at = now()
+    failures = list(recent_failures(replica_set.pk, at - timedelta(seconds=FAILURES_KEPT_S)))
+    ready_at = _next_try(failures)
+    if ready_at is not None and at < ready_at:
+        _wait(app, ready_at)
+        return
+    if app.retry_at is not None and at < app.retry_at:
+        return
+    avoid = frozenset(one.host_id for one in failures[:1])
+    try:
+        placed = instances_place(replica_set=replica_set, count=missing, avoid=avoid)
+    except BerthError as error:
+        if app.retry_at is None:
+            events.record(
+                "placement.waiting",
+                f"{missing} instances can't be placed: {error.detail}",
+                level="warning",
+                tenant_id=app.tenant_id,
+                app_id=app.pk,
+                cause=error.code,
+            )
+        _wait(app, at + timedelta(seconds=5))
+        return
+    App.objects.filter(pk=app.pk).update(retry_at=None)
+    for instance in placed:
+        jobs.enqueue(jobs.RECONCILE_INSTANCE, instance.pk)
+
+
+def _wait(app: App, until: datetime) -> None:
+    App.objects.filter(pk=app.pk).update(retry_at=until)
+    app.retry_at = until
+
+
+def _next_try(failures: list[Instance]) -> datetime | None:
+    """When the next replacement may start, by how often and when the last ones failed (the latest first)."""
+    if len(failures) < IMMEDIATE_RESTARTS:
+        return None
+    delay = min(BACKOFF_S * 2 ** (len(failures) - IMMEDIATE_RESTARTS), BACKOFF_MAX_S)
+    return failures[0].status_since + timedelta(seconds=delay)
+
+
+def _shrink(replica_set: ReplicaSet, surplus: int) -> None:
+    """The least ready go first, then the newest."""
+    order = {status: rank for rank, status in enumerate(Instance.LIVE)}
+    rows = replica_set.instances.filter(released=False, status__in=Instance.LIVE).select_related("app")
+    for instance in sorted(rows, key=lambda row: (order[Instance.Status(row.status)], -row.pk))[:surplus]:
+        instance_drain(instance=instance)

@@ -1,0 +1,196 @@
+"""One instance: from placed to running to ready, or on its way out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import structlog
+from django.conf import settings
+
+from apps.core import jobs
+from apps.core.clock import now
+from apps.core.leases import held
+from apps.deployments.models import Instance
+from apps.deployments.reconcile.clients import Clients
+from apps.deployments.reconcile.probes import never_ready, probe, target_of
+from apps.deployments.reconcile.routes import publish
+from apps.deployments.services.instances import (
+    instance_fail,
+    instance_ready,
+    instance_released,
+    instance_started,
+    instance_starting,
+    instance_unrouted,
+)
+from apps.deployments.services.routing import gateways_seen, served_by_all
+from apps.hosts.engines.base import (
+    ContainerSpec,
+    ContainerState,
+    EngineError,
+    EngineUnreachable,
+    ImageRef,
+    Limits,
+    Observed,
+)
+from apps.registry.services.tokens import pull_token
+
+log = structlog.get_logger(__name__)
+Status = Instance.Status
+
+#: How long one pass waits for readiness, or for gateways, before it gives the worker back. Seconds.
+PATIENCE_S = 2.0
+POLL_S = 0.05
+AGAIN_S = 0.5
+
+
+def reconcile_instance(pk: int, clients: Clients) -> None:
+    """Move the instance as far as it goes now. While another worker does that, leave it to that one."""
+    last = ""
+    while True:
+        with held(Instance, pk) as mine:
+            if not mine:
+                return
+            instance = _read(pk)
+            if instance is None or instance.released:
+                return
+            last = instance.status
+            further = _step(instance, clients)
+        # A move by others whose nudge found the lease taken is seen here, after the lease was given back.
+        if not further and not Instance.objects.filter(pk=pk, released=False).exclude(status=last).exists():
+            return
+
+
+def _read(pk: int) -> Instance | None:
+    rows = Instance.objects.select_related(
+        "app__tenant__plan", "host__cluster", "replica_set__release__version__repository"
+    )
+    return rows.filter(pk=pk).first()
+
+
+def _step(instance: Instance, clients: Clients) -> bool:
+    """One move; True if the next may follow at once."""
+    status = Status(instance.status)
+    if status is Status.PLACED:
+        return instance_starting(instance=instance)
+    if status is Status.STARTING:
+        return _start(instance, clients)
+    if status is Status.RUNNING:
+        return _await_ready(instance)
+    if status in Instance.LEAVING:
+        return _retire(instance, clients)
+    return False
+
+
+def spec_of(instance: Instance) -> ContainerSpec:
+    """What the container of this instance is: a function of its release, its host and its port."""
+    release = instance.replica_set.release
+    plan = instance.app.tenant.plan
+    return ContainerSpec(
+        platform=settings.PLATFORM_ID,
+        tenant=instance.app.tenant.slug,
+        app=instance.app.slug,
+        release=release.number,
+        instance=instance.short_id,
+        image=ImageRef(settings.REGISTRY_FOR_HOSTS, release.version.repository.name, release.version.digest),
+        container_port=release.container_port,
+        host_ip=instance.host.address,
+        host_port=instance.port,
+        limits=Limits(
+            memory_mb=release.memory_mb,
+            cpu_millis=release.cpu_millis,
+            pids=plan.pids,
+            capabilities=tuple(plan.capabilities),
+        ),
+        env=release.env,
+        command=tuple(release.command),
+    )
+
+
+def _start(instance: Instance, clients: Clients) -> bool:
+    spec = spec_of(instance)
+    try:
+        observed = clients.engine(instance.host).ensure(spec, pull_token=pull_token(spec.image.repository))
+    except EngineError as error:
+        return _start_failed(instance, error)
+    if observed.state is ContainerState.EXITED:
+        return exited(instance, observed)
+    return instance_started(instance=instance, container_id=observed.container_id)
+
+
+def _start_failed(instance: Instance, error: EngineError) -> bool:
+    """What trying again may mend is tried again until the deadline; the rest ends at once."""
+    overdue = instance.deadline_at is not None and now() >= instance.deadline_at
+    if error.retryable and not overdue:
+        log.warning("start_retry", instance=str(instance.uid), code=error.code, error=str(error))
+        jobs.enqueue(jobs.RECONCILE_INSTANCE, instance.pk, countdown=AGAIN_S)
+        return False
+    return instance_fail(instance=instance, code=error.code, reason=f"It could not be started: {error}")
+
+
+def exited(instance: Instance, observed: Observed) -> bool:
+    """Its container ended by itself."""
+    if observed.oom_killed:
+        memory = instance.replica_set.release.memory_mb
+        code, reason = "instance.out_of_memory", f"Killed: it used more than its {memory} MiB of memory."
+    else:
+        code, reason = "instance.exited", f"Its process ended by itself with exit code {observed.exit_code}."
+    return instance_fail(instance=instance, code=code, reason=reason, exit_code=observed.exit_code)
+
+
+def _await_ready(instance: Instance) -> bool:
+    """Poll fast for a moment, since most apps are ready within it; then leave it to the probe pass."""
+    target = target_of(instance)
+    patience = time.monotonic() + PATIENCE_S
+    while True:
+        result = asyncio.run(probe(target))
+        if result is None:
+            instance_ready(instance=instance)
+            return False
+        if instance.deadline_at is not None and now() >= instance.deadline_at:
+            return never_ready(instance, result)
+        if time.monotonic() >= patience:
+            return False
+        time.sleep(POLL_S)
+
+
+def _retire(instance: Instance, clients: Clients) -> bool:
+    """Unpublish, wait for the gateways, stop, remove, free: in this order, each step repeatable."""
+    if instance.was_routed:
+        if not instance.unrouted_zxid:
+            receipt = publish(instance.app_id, instance.app.slug, clients)
+            if receipt is None:
+                # Not unpublished: users may still be on their way to it, so it stays.
+                jobs.enqueue(jobs.RECONCILE_INSTANCE, instance.pk, countdown=AGAIN_S)
+                return False
+            instance_unrouted(instance=instance, epoch=receipt.epoch, zxid=receipt.zxid)
+            return True
+        if not _gateways_let_go(instance, clients):
+            jobs.enqueue(jobs.RECONCILE_INSTANCE, instance.pk, countdown=AGAIN_S)
+            return False
+    grace = instance.replica_set.release.stop_grace_s if instance.status == Status.DRAINING else 0
+    try:
+        clients.engine(instance.host).remove(spec_of(instance).name, grace_s=grace)
+    except EngineUnreachable as error:
+        log.warning("remove_waits", instance=str(instance.uid), host=instance.host.name, error=str(error))
+        return False
+    except EngineError as error:
+        log.error("remove_failed", instance=str(instance.uid), code=error.code, error=str(error))
+        return False
+    instance_released(instance=instance)
+    return False
+
+
+def _gateways_let_go(instance: Instance, clients: Clients) -> bool:
+    """Whether no live gateway routes to it any more; gives up waiting at the deadline (its port stays fenced)."""
+    patience = time.monotonic() + PATIENCE_S
+    while True:
+        gateways_seen(states=clients.discovery.gateways())
+        if served_by_all(epoch=instance.unrouted_epoch, zxid=instance.unrouted_zxid):
+            return True
+        if instance.deadline_at is not None and now() >= instance.deadline_at:
+            log.warning("gateways_overdue", instance=str(instance.uid), zxid=instance.unrouted_zxid)
+            return True
+        if time.monotonic() >= patience:
+            return False
+        time.sleep(POLL_S)

@@ -1,0 +1,59 @@
+"""Keeping ZooKeeper true to the database, and the database informed of the gateways."""
+
+from __future__ import annotations
+
+import structlog
+
+from apps.core import jobs
+from apps.deployments.discovery import DiscoveryUnavailable, EpochMissing, Receipt
+from apps.deployments.models import App
+from apps.deployments.reconcile.clients import Clients
+from apps.deployments.selectors import publication_of
+from apps.deployments.services.routing import gateways_seen, quarantines_end, route_published
+
+log = structlog.get_logger(__name__)
+
+
+def publish(app_id: int, slug: str, clients: Clients, *, rebuilding: bool = False) -> Receipt | None:
+    """Publish what should be routed now. None where ZooKeeper can't take it: the sweep comes again."""
+    try:
+        receipt = clients.discovery.publish(slug, lambda: publication_of(app_id), rebuilding=rebuilding)
+    except EpochMissing:
+        jobs.enqueue(jobs.REBUILD_DISCOVERY)
+        return None
+    except DiscoveryUnavailable as error:
+        log.warning("publish_failed", app=slug, error=error.detail)
+        if rebuilding:
+            raise
+        return None
+    if receipt is not None:
+        route_published(app_id=app_id, wanted=receipt.wanted, epoch=receipt.epoch, zxid=receipt.zxid)
+    return receipt
+
+
+def rebuild_discovery(clients: Clients) -> int:
+    """Compare every app with ZooKeeper and mend what differs; fill an empty one. Returns how many apps.
+
+    An epoch begins only after everything stands: until then gateways keep what they have.
+    """
+    apps = list(App.objects.order_by("pk").values_list("pk", "slug"))
+    try:
+        for pk, slug in apps:
+            publish(pk, slug, clients, rebuilding=True)
+        clients.discovery.prune(lambda listed: set(App.objects.filter(slug__in=listed).values_list("slug", flat=True)))
+        if not clients.discovery.epoch():
+            log.info("epoch_begun", epoch=clients.discovery.epoch_begin(), apps=len(apps))
+    except DiscoveryUnavailable as error:
+        log.warning("rebuild_failed", error=error.detail)
+        return 0
+    return len(apps)
+
+
+def gateways_observe(clients: Clients) -> int:
+    """Note what gateways serve, and end the quarantines that they have outlived. Returns how many ports."""
+    try:
+        gateways_seen(states=clients.discovery.gateways())
+    except DiscoveryUnavailable as error:
+        log.warning("gateways_unseen", error=error.detail)
+        return 0
+    return quarantines_end()

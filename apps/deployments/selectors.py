@@ -1,0 +1,184 @@
+"""What a viewer may see of apps, and what the loop reads. Everything for people starts from apps_visible_to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.db.models import Count, F, Q, QuerySet
+
+from apps.core.clock import now
+from apps.core.errors import Missing
+from apps.core.leases import free
+from apps.core.models import Event
+from apps.deployments.models import App, Gateway, Instance, Release, ReplicaSet, Rollout
+from apps.registry.models import Version
+from apps.registry.selectors import versions_of
+from apps.tenants.permissions import Action, Viewer, scoped
+
+
+class AppMissing(Missing):
+    code = "apps.not_found"
+
+
+class RolloutMissing(Missing):
+    code = "rollouts.not_found"
+
+
+def apps_visible_to(viewer: Viewer, action: Action = Action.VIEW) -> QuerySet[App]:
+    return scoped(viewer, App.objects.select_related("tenant", "cluster"), action)
+
+
+def apps_with_counts(viewer: Viewer) -> QuerySet[App]:
+    """For lists: each with how many instances are ready, live and wanted."""
+    live = Q(instances__released=False, instances__status__in=Instance.LIVE)
+    ready = Q(instances__status=Instance.Status.HEALTHY, instances__released=False)
+    return (
+        apps_visible_to(viewer)
+        .annotate(
+            instances_live=Count("instances", filter=live, distinct=True),
+            instances_ready=Count("instances", filter=ready, distinct=True),
+        )
+        .order_by("slug")
+    )
+
+
+def app_visible_to(viewer: Viewer, slug: str) -> App:
+    """Raises AppMissing, also for an app of others."""
+    app = apps_visible_to(viewer).filter(slug=slug).first()
+    if app is None:
+        raise AppMissing(f"There is no app {slug[:60]!r} that you can see.")
+    return app
+
+
+def app_url(app: App) -> str:
+    """Where the gateway serves the app."""
+    port = "" if settings.GATEWAY_URL_PORT == 80 else f":{settings.GATEWAY_URL_PORT}"
+    return f"http://{app.slug}.{settings.PLATFORM_DOMAIN}{port}/"
+
+
+def releases_of(app: App) -> QuerySet[Release]:
+    return app.releases.select_related("version", "replica_set")
+
+
+def rollouts_of(app: App) -> QuerySet[Rollout]:
+    return app.rollouts.select_related("target__release__version")
+
+
+def rollout_of(app: App, number: int) -> Rollout:
+    rollout = rollouts_of(app).filter(number=number).first()
+    if rollout is None:
+        raise RolloutMissing(f"{app.slug} has no rollout {number}.")
+    return rollout
+
+
+def instances_of(app: App) -> QuerySet[Instance]:
+    """Those that hold something, and the last that ended."""
+    return app.instances.select_related("replica_set__release__version", "host")
+
+
+def versions_of_app(app: App) -> QuerySet[Version]:
+    return versions_of(app.slug)
+
+
+def events_of(app: App) -> QuerySet[Event]:
+    return Event.objects.filter(app_id=app.pk)
+
+
+# What the loop reads ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One healthy instance as it should stand in ZooKeeper."""
+
+    version: str
+    container_id: str
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What should be routed for one app, as of ``wanted`` (App.route_wanted)."""
+
+    app: str
+    wanted: int
+    domains: tuple[str, ...]
+    weights: dict[str, int]
+    instances: tuple[Published, ...]
+
+
+def publication_of(app_id: int) -> Publication | None:
+    """None for an app that is gone. ``wanted`` is read first: what changes later asks for another publication."""
+    app = App.objects.filter(pk=app_id).only("slug", "route_wanted").first()
+    if app is None:
+        return None
+    wanted = app.route_wanted
+    rows = (
+        Instance.objects.filter(app_id=app_id, status=Instance.Status.HEALTHY, released=False)
+        .select_related("replica_set__release__version", "host")
+        .order_by("pk")
+    )
+    weights: dict[str, int] = {}
+    published = []
+    for row in rows:
+        tag = row.replica_set.release.version.tag
+        weights[tag] = max(weights.get(tag, 0), row.replica_set.weight)
+        published.append(Published(tag, row.container_id, row.host.address, row.port))
+    return Publication(
+        app=app.slug,
+        wanted=wanted,
+        domains=tuple(app.domains.order_by("name").values_list("name", flat=True)),
+        weights=weights,
+        instances=tuple(published),
+    )
+
+
+def live_counts(app_id: int) -> dict[int, int]:
+    """Replica set id -> how many instances count towards what it wants."""
+    rows = Instance.objects.filter(app_id=app_id, released=False, status__in=Instance.LIVE)
+    return dict(rows.values_list("replica_set_id").annotate(Count("pk")))
+
+
+def unfinished_apps(limit: int) -> list[int]:
+    """Apps whose wanted and observed differ and that nobody works on."""
+    live = Count("instances", filter=Q(instances__released=False, instances__status__in=Instance.LIVE))
+    off = ReplicaSet.objects.annotate(live=live).exclude(live=F("wanted")).values("app_id")
+    at = now()
+    rows = (
+        App.objects.filter(free(at))
+        .filter(
+            Q(route_wanted__gt=F("route_published"))
+            | Q(rollouts__status__in=Rollout.OPEN)
+            | (Q(pk__in=off) & (Q(retry_at=None) | Q(retry_at__lte=at)))
+        )
+        .distinct()
+        .order_by("pk")
+    )
+    return list(rows.values_list("pk", flat=True)[:limit])
+
+
+def unfinished_instances(limit: int) -> list[int]:
+    """Instances that wait for a move and that nobody works on; a moment's rest spares what is just under way."""
+    waiting = (Instance.Status.PLACED, Instance.Status.STARTING, Instance.Status.RUNNING, *Instance.LEAVING)
+    at = now()
+    rows = Instance.objects.filter(
+        free(at), released=False, status__in=waiting, status_since__lt=at - timedelta(seconds=1)
+    )
+    return list(rows.order_by("pk").values_list("pk", flat=True)[:limit])
+
+
+def recent_failures(replica_set_id: int, since: datetime) -> QuerySet[Instance]:
+    """Instances of the set that ended badly, the latest first."""
+    return Instance.objects.filter(
+        replica_set_id=replica_set_id,
+        status__in=(Instance.Status.FAILED, Instance.Status.UNHEALTHY),
+        status_since__gte=since,
+    ).order_by("-status_since")
+
+
+def live_gateways() -> QuerySet[Gateway]:
+    """Those that may still route: seen within the lease, even if ZooKeeper has lost them since."""
+    return Gateway.objects.filter(last_seen_at__gte=now() - timedelta(seconds=settings.GATEWAY_LEASE_S))

@@ -1,0 +1,73 @@
+"""Creating apps."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.db.models import F
+
+from apps.core import events, jobs
+from apps.core.errors import Denied
+from apps.deployments.models import App, Domain
+from apps.hosts.selectors import default_cluster
+from apps.registry.services.versions import repository_create
+from apps.tenants.models import Quota, Tenant, User
+from apps.tenants.permissions import may_create_apps
+from apps.tenants.services.tenants import QuotaExceeded, SlugInvalid, SlugTaken, check_slug
+
+#: Names that the platform's own addresses use, or that would look like it.
+RESERVED = frozenset(
+    {
+        *(
+            "admin",
+            "api",
+            "app",
+            "apps",
+            "auth",
+            "berth",
+            "caas",
+            "console",
+            "dashboard",
+            "docs",
+            "gateway",
+            "git",
+        ),
+        *("health", "host", "hosts", "internal", "localhost", "login", "mail", "metrics", "mx", "ns", "platform"),
+        *("portal", "registry", "root", "router", "security", "smtp", "static", "status", "support", "system"),
+        *("tenant", "tenants", "test", "www", "zookeeper"),
+    }
+)
+
+
+def app_create(*, tenant: Tenant, slug: str, by: User) -> App:
+    """An app with its repository and its platform address.
+
+    Raises Denied, SlugInvalid, SlugTaken (whoever holds the name), QuotaExceeded.
+    """
+    if not may_create_apps(by, tenant):
+        raise Denied("Viewers can't create apps. Ask an owner or admin of the tenant for another role.")
+    check_slug(slug)
+    if slug in RESERVED:
+        raise SlugInvalid(f"{slug!r} is reserved for the platform. Pick another name.", slug=slug)
+    cluster = default_cluster()
+    with transaction.atomic():
+        # The quota row's lock makes the count exact while others create too.
+        quota = Quota.objects.select_for_update().get(tenant=tenant)
+        if App.objects.filter(tenant=tenant).count() >= quota.apps:
+            raise QuotaExceeded(f"The tenant may have {quota.apps} apps and has them. Ask an admin for more.")
+        try:
+            with transaction.atomic():
+                app = App.objects.create(tenant=tenant, cluster=cluster, slug=slug, created_by=by)
+                repository_create(tenant=tenant, name=slug)
+                Domain.objects.create(app=app, name=f"{slug}.{settings.PLATFORM_DOMAIN}", is_platform=True)
+        except IntegrityError:
+            raise SlugTaken(f"The name {slug!r} is taken. App names are unique in the platform.") from None
+        events.record("app.created", f"App {slug} was created.", tenant_id=tenant.pk, app_id=app.pk, actor=by.username)
+        route_touch(app_id=app.pk)
+    return app
+
+
+def route_touch(*, app_id: int) -> None:
+    """What should be routed has changed: part of the transaction that changes it."""
+    App.objects.filter(pk=app_id).update(route_wanted=F("route_wanted") + 1)
+    jobs.enqueue(jobs.RECONCILE_APP, app_id)

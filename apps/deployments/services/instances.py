@@ -1,0 +1,142 @@
+"""An instance's moves. Each is one compare-and-swap; False says that somebody else moved it first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from django.conf import settings
+from django.db import transaction
+
+from apps.core import events, jobs
+from apps.core.clock import after, now
+from apps.deployments.models import Instance
+from apps.deployments.services.apps import route_touch
+from apps.hosts.services.claims import free, held_by
+from apps.tenants.services.tenants import quota_release
+
+Status = Instance.Status
+
+
+def _move(instance: Instance, old: Iterable[str], new: str, **changes: Any) -> bool:
+    return bool(
+        Instance.objects.filter(pk=instance.pk, status__in=old, released=False).update(
+            status=new, status_since=now(), **changes
+        )
+    )
+
+
+def _record(instance: Instance, code: str, message: str, level: str = "info", **detail: str) -> None:
+    events.record(
+        code,
+        message,
+        level=level,
+        tenant_id=instance.app.tenant_id,
+        app_id=instance.app_id,
+        host_id=instance.host_id,
+        instance=str(instance.uid),
+        **detail,
+    )
+
+
+def instance_starting(*, instance: Instance) -> bool:
+    return _move(instance, [Status.PLACED], Status.STARTING, deadline_at=after(settings.START_DEADLINE_S))
+
+
+@transaction.atomic
+def instance_started(*, instance: Instance, container_id: str) -> bool:
+    """Its container runs; whether it is ready is another question."""
+    return _move(
+        instance,
+        [Status.STARTING],
+        Status.RUNNING,
+        container_id=container_id,
+        deadline_at=after(settings.READY_DEADLINE_S),
+    )
+
+
+@transaction.atomic
+def instance_ready(*, instance: Instance) -> bool:
+    """It answered its check: from the next publication on it gets traffic."""
+    if not _move(instance, [Status.RUNNING], Status.HEALTHY, deadline_at=None, failures=0, was_routed=True):
+        return False
+    _record(instance, "instance.ready", f"Instance {instance.short_id} is ready.")
+    route_touch(app_id=instance.app_id)
+    return True
+
+
+@transaction.atomic
+def instance_fail(*, instance: Instance, code: str, reason: str, exit_code: int | None = None) -> bool:
+    """It will not serve (any more). It is unpublished, removed and freed by the loop, and replaced if wanted."""
+    old = [Status.PLACED, Status.STARTING, Status.RUNNING, Status.HEALTHY]
+    if not _move(instance, old, Status.FAILED, code=code, reason=reason[:500], exit_code=exit_code, deadline_at=None):
+        return False
+    _record(instance, "instance.failed", f"Instance {instance.short_id} failed: {reason[:500]}", "warning", cause=code)
+    _leave(instance)
+    return True
+
+
+@transaction.atomic
+def instance_unhealthy(*, instance: Instance, reason: str) -> bool:
+    """It was ready and stopped answering its checks."""
+    if not _move(instance, [Status.HEALTHY], Status.UNHEALTHY, code="instance.unhealthy", reason=reason[:500]):
+        return False
+    _record(
+        instance,
+        "instance.unhealthy",
+        f"Instance {instance.short_id} no longer answers: {reason[:500]}",
+        "warning",
+    )
+    _leave(instance)
+    return True
+
+
+@transaction.atomic
+def instance_drain(*, instance: Instance) -> bool:
+    """It is wanted no more."""
+    old = [Status.PLACED, Status.STARTING, Status.RUNNING, Status.HEALTHY]
+    if not _move(instance, old, Status.DRAINING, deadline_at=None):
+        return False
+    _leave(instance)
+    return True
+
+
+def _leave(instance: Instance) -> None:
+    route_touch(app_id=instance.app_id)
+    jobs.enqueue(jobs.RECONCILE_INSTANCE, instance.pk)
+
+
+def instance_unrouted(*, instance: Instance, epoch: str, zxid: int) -> None:
+    """Note the ZooKeeper transaction from which on it is not published, and until when gateways are waited for."""
+    Instance.objects.filter(pk=instance.pk, unrouted_zxid=0).update(
+        unrouted_epoch=epoch, unrouted_zxid=zxid, deadline_at=after(settings.DRAIN_DEADLINE_S)
+    )
+
+
+@transaction.atomic
+def instance_released(*, instance: Instance) -> bool:
+    """Its container is gone: free what it held, all in one transaction."""
+    final = Status.STOPPED if instance.status == Status.DRAINING else Status.FAILED
+    if not _move(instance, Instance.LEAVING, final, released=True, deadline_at=None):
+        return False
+    allocation = held_by(instance.uid)
+    if allocation is not None:
+        quota_release(
+            tenant_id=allocation.tenant_id,
+            memory_mb=allocation.memory_mb,
+            cpu_millis=allocation.cpu_millis,
+            instances=1,
+        )
+        free(allocation=allocation, epoch=instance.unrouted_epoch, zxid=instance.unrouted_zxid)
+    if final == Status.STOPPED:
+        _record(instance, "instance.stopped", f"Instance {instance.short_id} was stopped and removed.")
+    jobs.enqueue(jobs.RECONCILE_APP, instance.app_id)
+    return True
+
+
+def probe_noted(*, instance: Instance, failed: bool) -> int:
+    """Count failed probes in a row; returns the count. Compare-and-swap, so that a double probe counts once."""
+    count = instance.failures + 1 if failed else 0
+    if count != instance.failures:
+        Instance.objects.filter(pk=instance.pk, failures=instance.failures).update(failures=count)
+    return count

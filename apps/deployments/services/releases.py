@@ -1,0 +1,95 @@
+"""Releases: what was asked for, checked, over what the app's last release has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from apps.core.errors import Invalid
+from apps.deployments.models import App, Release
+from apps.registry.models import Version
+from apps.tenants.models import User
+
+MAX_ENV = 200
+MAX_ENV_BYTES = 64 * 1024
+MAX_COMMAND = 64
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+# RFC 3986 path and query characters; nothing that could end a request line.
+_HEALTH_PATH = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]{0,199}")
+#: Set by the platform in every container.
+ENV_RESERVED = frozenset({"PORT"})
+
+
+class ReleaseInvalid(Invalid):
+    code = "releases.invalid"
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseSettings:
+    """What a release is made of, next to its version. None keeps what the app's last release has.
+
+    Memory is MiB, CPU thousandths of a core, the grace before a kill seconds.
+    """
+
+    env: Mapping[str, str] | None = None
+    command: Sequence[str] | None = None
+    container_port: int | None = None
+    memory_mb: int | None = None
+    cpu_millis: int | None = None
+    health_path: str | None = None
+    stop_grace_s: int | None = None
+
+
+def release_create(*, app: App, version: Version, asked: ReleaseSettings, by: User) -> Release:
+    """The app's next release; part of a transaction that holds the app's row. Raises ReleaseInvalid."""
+    last = app.releases.order_by("-number").first()
+    base = last or Release(container_port=8080, memory_mb=256, cpu_millis=100, health_path="/_ping", stop_grace_s=10)
+    release = Release(
+        app=app,
+        number=(last.number if last else 0) + 1,
+        version=version,
+        created_by=by.username,
+        env=_env(asked.env if asked.env is not None else base.env),
+        command=_command(asked.command if asked.command is not None else base.command),
+        container_port=_between("container_port", asked.container_port, base.container_port, 1, 65535),
+        memory_mb=_between("memory_mb", asked.memory_mb, base.memory_mb, 16, 1024 * 1024),
+        cpu_millis=_between("cpu_millis", asked.cpu_millis, base.cpu_millis, 10, 256_000),
+        health_path=_health_path(asked.health_path if asked.health_path is not None else base.health_path),
+        stop_grace_s=_between("stop_grace_s", asked.stop_grace_s, base.stop_grace_s, 0, 300),
+    )
+    release.save()
+    return release
+
+
+def _env(env: Mapping[str, str]) -> dict[str, str]:
+    if len(env) > MAX_ENV or sum(len(key) + len(str(value)) for key, value in env.items()) > MAX_ENV_BYTES:
+        raise ReleaseInvalid(f"env may hold {MAX_ENV} variables and {MAX_ENV_BYTES // 1024} KiB in all.", field="env")
+    for name, value in env.items():
+        if not _ENV_NAME.fullmatch(name):
+            rule = "letters, digits and _, not beginning with a digit"
+            raise ReleaseInvalid(f"{name[:60]!r} is not a variable name: {rule}.", field="env")
+        if name in ENV_RESERVED:
+            raise ReleaseInvalid(f"{name} is set by the platform; listen on it.", field="env")
+        if "\0" in value:
+            raise ReleaseInvalid(f"The value of {name} must be text without NUL.", field="env")
+    return dict(env)
+
+
+def _command(command: Sequence[str]) -> list[str]:
+    if len(command) > MAX_COMMAND or any("\0" in part or len(part) > 4096 for part in command):
+        raise ReleaseInvalid(f"command may have {MAX_COMMAND} parts, without NUL.", field="command")
+    return list(command)
+
+
+def _health_path(path: str) -> str:
+    if path and not _HEALTH_PATH.fullmatch(path):
+        raise ReleaseInvalid("health_path must be like /_ping, or empty for a TCP check.", field="health_path")
+    return path
+
+
+def _between(name: str, asked: int | None, last: int, low: int, high: int) -> int:
+    value = last if asked is None else asked
+    if not low <= value <= high:
+        raise ReleaseInvalid(f"{name} must be from {low} to {high}.", field=name)
+    return value

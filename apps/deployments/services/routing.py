@@ -1,0 +1,55 @@
+"""What the publisher did and what gateways say, written down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from django.db import transaction
+
+from apps.core.clock import now
+from apps.deployments.models import App, Gateway
+from apps.deployments.selectors import live_gateways
+from apps.hosts.selectors import quarantined_ports
+from apps.hosts.services.claims import quarantine_end
+from gateway.contract import GatewayState
+
+
+def route_published(*, app_id: int, wanted: int, epoch: str, zxid: int) -> None:
+    """The publication that was asked for as ``wanted`` stands in ZooKeeper. An older one changes nothing."""
+    App.objects.filter(pk=app_id, route_published__lt=wanted).update(
+        route_published=wanted, route_epoch=epoch, route_zxid=zxid
+    )
+
+
+@transaction.atomic
+def gateways_seen(*, states: Iterable[GatewayState]) -> None:
+    for state in states:
+        Gateway.objects.update_or_create(
+            name=state.gateway,
+            defaults={"epoch": state.epoch, "served": state.served, "last_seen_at": now()},
+        )
+
+
+def served_by_all(*, epoch: str, zxid: int) -> bool:
+    """Whether every gateway that may still route has this transaction in force; True where there is no gateway.
+
+    A gateway of another epoch has read everything anew since, but only the publisher knows whether that epoch is
+    the later one; so it counts as not served and the caller's deadline decides.
+    """
+    return all(gateway.epoch == epoch and gateway.served >= zxid for gateway in live_gateways())
+
+
+@transaction.atomic
+def quarantines_end() -> int:
+    """Free the ports whose last route every live gateway has dropped. Returns how many."""
+    gateways = list(live_gateways())
+    done = []
+    for port in quarantined_ports():
+        # Ports of instances that were never routed (zxid 0) are free at once. A changed epoch means that all
+        # gateways of it have read everything anew.
+        served = all(
+            gateway.epoch != port.epoch or gateway.served >= port.zxid for gateway in gateways if gateway.epoch
+        )
+        if port.zxid == 0 or served:
+            done.append(port.pk)
+    return quarantine_end(pks=done) if done else 0

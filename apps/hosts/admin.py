@@ -1,0 +1,89 @@
+"""Operators' pages for clusters and hosts."""
+
+from __future__ import annotations
+
+from django import forms
+from django.contrib import admin
+from unfold.admin import ModelAdmin
+
+from apps.core.admin import ReadOnlyAdmin
+from apps.hosts.models import Allocation, Cluster, Host, PortAllocation
+
+
+class HostForm(forms.ModelForm):  # type: ignore[type-arg]
+    """The private key is write-only: it is never shown, and an empty field keeps the one that is stored."""
+
+    tls_key = forms.CharField(required=False, widget=forms.Textarea(attrs={"autocomplete": "off"}))
+
+    class Meta:
+        model = Host
+        fields = (
+            "cluster",
+            "name",
+            "address",
+            "engine_url",
+            "tls_ca",
+            "tls_certificate",
+            "tls_key",
+            "labels",
+            "memory_mb",
+            "cpu_millis",
+            "port_min",
+            "port_max",
+            "status",
+        )
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self.initial["tls_key"] = ""
+
+    def clean_tls_key(self) -> str:
+        return str(self.cleaned_data["tls_key"] or self.instance.tls_key)
+
+
+@admin.register(Cluster)
+class ClusterAdmin(ModelAdmin):  # type: ignore[misc]
+    list_display = ("slug", "name", "kind", "is_default")
+
+
+@admin.register(Host)
+class HostAdmin(ModelAdmin):  # type: ignore[misc]
+    form = HostForm
+    list_display = (
+        "name",
+        "cluster",
+        "status",
+        "address",
+        "memory_mb_claimed",
+        "memory_mb",
+        "cpu_millis_claimed",
+        "cpu_millis",
+        "last_seen_at",
+        "last_error",
+    )
+    list_select_related = ("cluster",)
+    list_filter = ("status", "cluster")
+    search_fields = ("name", "address")
+    readonly_fields = (
+        "generation",
+        "memory_mb_claimed",
+        "cpu_millis_claimed",
+        "engine_version",
+        "last_seen_at",
+        "last_error",
+    )
+
+
+@admin.register(Allocation)
+class AllocationAdmin(ReadOnlyAdmin):
+    list_display = ("owner", "host", "memory_mb", "cpu_millis", "created_at")
+    list_select_related = ("host",)
+    search_fields = ("owner", "host__name")
+
+
+@admin.register(PortAllocation)
+class PortAllocationAdmin(ReadOnlyAdmin):
+    list_display = ("host", "port", "protocol", "status", "owner", "freed_at")
+    list_select_related = ("host",)
+    list_filter = ("status",)
+    search_fields = ("port", "owner", "host__name")

@@ -1,0 +1,75 @@
+"""Hosts as placement and the workers see them. Hosts belong to the platform: tenants have no viewer here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from uuid import UUID
+
+from django.db.models import F, QuerySet
+
+from apps.core.errors import Missing, PlatformError
+from apps.hosts.models import Cluster, Host, PortAllocation
+
+
+class NoCluster(PlatformError):
+    code = "hosts.no_cluster"
+
+
+class HostMissing(Missing):
+    code = "hosts.not_found"
+
+
+def default_cluster() -> Cluster:
+    """Raises NoCluster where the operators have not made one."""
+    cluster = Cluster.objects.filter(is_default=True).first()
+    if cluster is None:
+        raise NoCluster("There is no default cluster yet. An admin makes one under Hosts in the admin.")
+    return cluster
+
+
+def hosts_of(cluster_id: int) -> QuerySet[Host]:
+    return Host.objects.filter(cluster_id=cluster_id)
+
+
+def hosts_with_room(cluster_id: int, *, memory_mb: int, cpu_millis: int) -> QuerySet[Host]:
+    """Ready hosts that have this much left, most free memory first, decided by the database."""
+    return (
+        hosts_of(cluster_id)
+        .filter(
+            status=Host.Status.READY,
+            memory_mb__gte=F("memory_mb_claimed") + memory_mb,
+            cpu_millis__gte=F("cpu_millis_claimed") + cpu_millis,
+        )
+        .annotate(memory_mb_free=F("memory_mb") - F("memory_mb_claimed"))
+        .order_by("-memory_mb_free", "pk")
+    )
+
+
+def hosts_to_observe() -> QuerySet[Host]:
+    """Every host whose containers may matter, whatever its status."""
+    return Host.objects.select_related("cluster").order_by("pk")
+
+
+def host_with_engine(pk: int) -> Host:
+    host = Host.objects.select_related("cluster").filter(pk=pk).first()
+    if host is None:
+        raise HostMissing(f"There is no host {pk}.")
+    return host
+
+
+def ports_taken(host_ids: Iterable[int]) -> dict[int, set[int]]:
+    """Host id -> TCP ports that are claimed or in quarantine."""
+    taken: dict[int, set[int]] = {pk: set() for pk in host_ids}
+    rows = PortAllocation.objects.filter(host_id__in=taken, protocol="tcp").values_list("host_id", "port")
+    for host_id, port in rows:
+        taken[host_id].add(port)
+    return taken
+
+
+def port_of(owner: UUID) -> int | None:
+    rows = PortAllocation.objects.filter(owner=owner, status=PortAllocation.Status.CLAIMED)
+    return rows.values_list("port", flat=True).first()
+
+
+def quarantined_ports() -> QuerySet[PortAllocation]:
+    return PortAllocation.objects.filter(status=PortAllocation.Status.QUARANTINED)

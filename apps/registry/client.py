@@ -1,0 +1,64 @@
+"""The registry's HTTP API (opencontainers/distribution-spec), as far as the platform itself needs it."""
+
+from __future__ import annotations
+
+import ssl
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+from django.conf import settings
+
+from apps.core.errors import PlatformError
+from apps.registry.services.tokens import pull_token
+
+MANIFESTS = ", ".join(
+    (
+        "application/vnd.oci.image.index.v1+json",
+        "application/vnd.oci.image.manifest.v1+json",
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+        "application/vnd.docker.distribution.manifest.v2+json",
+    )
+)
+MAX_TAGS = 5000
+
+
+class RegistryUnavailable(PlatformError):
+    code = "registry.unavailable"
+
+
+def tags_of(repository: str) -> dict[str, str]:
+    """Tag -> digest of everything in the repository; empty where it holds nothing. Raises RegistryUnavailable."""
+    headers = {"Authorization": f"Bearer {pull_token(repository)}", "Accept": MANIFESTS}
+    verify = ssl.create_default_context(cafile=settings.REGISTRY_CA) if settings.REGISTRY_CA else True
+    try:
+        with httpx.Client(base_url=settings.REGISTRY_URL, headers=headers, verify=verify, timeout=5) as client:
+            found = {}
+            for tag in _tags(client, repository):
+                reply = client.head(f"/v2/{repository}/manifests/{tag}")
+                if reply.status_code == httpx.codes.NOT_FOUND:
+                    continue
+                reply.raise_for_status()
+                found[tag] = reply.headers["Docker-Content-Digest"]
+            return found
+    except (httpx.HTTPError, KeyError, ValueError) as error:
+        raise RegistryUnavailable(f"The registry did not answer as it should: {error}") from error
+
+
+def _tags(client: httpx.Client, repository: str) -> list[str]:
+    tags: list[str] = []
+    path: str | None = f"/v2/{repository}/tags/list?n=500"
+    while path and len(tags) < MAX_TAGS:
+        reply = client.get(path)
+        if reply.status_code == httpx.codes.NOT_FOUND:
+            return []
+        reply.raise_for_status()
+        tags += reply.json().get("tags") or []
+        following = reply.links.get("next", {}).get("url")
+        # Only the path and query of the link are followed: the client stays on its own registry.
+        path = _local(urljoin(path, following)) if following else None
+    return tags
+
+
+def _local(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.path}?{parts.query}"

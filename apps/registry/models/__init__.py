@@ -1,0 +1,3 @@
+from apps.registry.models.repositories import Repository, Version
+
+__all__ = ["Repository", "Version"]

@@ -1,0 +1,119 @@
+"""Bearer tokens for the registry, as the distribution specification wants them.
+
+Source: distribution/distribution, docs/content/spec/auth/{token,jwt,scope}.md. The registry (2.8) finds the key by
+``kid``, which is libtrust's fingerprint of the public key.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+
+import jwt
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from django.conf import settings
+
+from apps.core.clock import now
+from apps.core.errors import PlatformError
+from apps.registry import selectors
+from apps.tenants.models import User
+from apps.tenants.permissions import Action, allows
+
+TOKEN_S = 300
+_SCOPE = re.compile(r"repository(?:\([a-z]+\))?:([a-z0-9]+(?:[._/-][a-z0-9]+)*):([a-z,*]+)")
+
+
+class RegistryUnconfigured(PlatformError):
+    code = "registry.unconfigured"
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Actions on one repository, out of pull, push and delete."""
+
+    name: str
+    actions: tuple[str, ...]
+
+
+def parse_scopes(scopes: Iterable[str]) -> list[Access]:
+    """The repositories asked for. What is not a repository scope is left out: nobody here may have it."""
+    asked = []
+    for scope in " ".join(scopes).split():
+        if match := _SCOPE.fullmatch(scope):
+            actions = set(match[2].split(","))
+            if "*" in actions:
+                actions = {"pull", "push", "delete"}
+            asked.append(Access(match[1], tuple(sorted(actions & {"pull", "push", "delete"}))))
+    return asked
+
+
+_NEEDS = {"pull": Action.PULL, "push": Action.PUSH, "delete": Action.MANAGE}
+
+
+def granted_to(user: User, asked: list[Access]) -> list[Access]:
+    """What of it the user may have: less than asked is the specification's way to say no."""
+    granted = []
+    for access in asked:
+        repository = selectors.repository_named(access.name)
+        if repository is None:
+            continue
+        actions = tuple(action for action in access.actions if allows(user, _NEEDS[action], repository))
+        if actions:
+            granted.append(Access(access.name, actions))
+    return granted
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    token: str
+    expires_in: int
+    issued_at: str
+
+
+def token_issue(*, subject: str, access: list[Access]) -> Issued:
+    """Sign a token of five minutes. Raises RegistryUnconfigured where no key is set."""
+    key, kid = _signing_key(settings.REGISTRY_TOKEN_KEY)
+    issued = now().replace(microsecond=0)
+    claims = {
+        "iss": settings.REGISTRY_ISSUER,
+        "sub": subject,
+        "aud": settings.REGISTRY_SERVICE,
+        "exp": issued + timedelta(seconds=TOKEN_S),
+        # The registry's clock may be a little behind ours.
+        "nbf": issued - timedelta(seconds=10),
+        "iat": issued,
+        "jti": secrets.token_urlsafe(16),
+        "access": [{"type": "repository", "name": one.name, "actions": list(one.actions)} for one in access],
+    }
+    token = jwt.encode(claims, key, algorithm="RS256", headers={"kid": kid})
+    return Issued(token, TOKEN_S, issued.isoformat().replace("+00:00", "Z"))
+
+
+def pull_token(repository: str) -> str:
+    """The platform's own credential for one pull of one repository."""
+    return token_issue(subject="", access=[Access(repository, ("pull",))]).token
+
+
+@lru_cache(maxsize=4)
+def _signing_key(path: str) -> tuple[RSAPrivateKey, str]:
+    if not path:
+        raise RegistryUnconfigured("BERTH_REGISTRY_TOKEN_KEY names no key: registry tokens can't be signed.")
+    key = serialization.load_pem_private_key(Path(path).read_bytes(), password=None)
+    if not isinstance(key, RSAPrivateKey):
+        raise RegistryUnconfigured("BERTH_REGISTRY_TOKEN_KEY is not an RSA key.")
+    der = key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return key, key_id(der)
+
+
+def key_id(public_der: bytes) -> str:
+    """libtrust's key id: the first 240 bits of SHA-256 in base32, in twelve groups of four."""
+    text = base64.b32encode(hashlib.sha256(public_der).digest()[:30]).decode()
+    return ":".join(text[at : at + 4] for at in range(0, len(text), 4))

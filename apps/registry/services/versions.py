@@ -1,0 +1,88 @@
+"""Versions, from what the registry says was pushed."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+
+from django.db import transaction
+
+from apps.core import events
+from apps.core.clock import now
+from apps.registry.models import Repository, Version
+from apps.registry.models.repositories import DIGEST, TAG
+from apps.tenants.models import Tenant
+
+
+def repository_create(*, tenant: Tenant, name: str) -> Repository:
+    """Part of the caller's transaction. IntegrityError where the name is taken."""
+    return Repository.objects.create(tenant=tenant, name=name)
+
+
+@transaction.atomic
+def version_pushed(
+    *, repository: str, tag: str, digest: str, media_type: str, pushed_by: str, pushed_at: datetime
+) -> Version | None:
+    """Note that the tag named this digest at that time. Safe to repeat and in any order: the latest push wins.
+
+    Returns None for what can't be ours: an unknown repository, or a tag or digest that is none.
+    """
+    if not re.match(TAG, tag) or not re.match(DIGEST, digest):
+        return None
+    # The row lock serialises pushes of one repository, so that two can't both become current.
+    owner = Repository.objects.select_for_update().filter(name=repository).first()
+    if owner is None:
+        return None
+    rows = Version.objects.filter(repository=owner, tag=tag)
+    current = rows.filter(is_current=True).first()
+    latest = current is None or pushed_at >= current.pushed_at
+    if current is not None and latest and current.digest != digest:
+        rows.filter(pk=current.pk).update(is_current=False)
+    known = rows.filter(digest=digest).first()
+    if known is not None:
+        if latest:
+            rows.filter(pk=known.pk).update(
+                is_current=True, pushed_at=pushed_at, pushed_by=pushed_by or known.pushed_by
+            )
+        return known
+    version = Version.objects.create(
+        repository=owner,
+        tag=tag,
+        digest=digest,
+        media_type=media_type[:120],
+        pushed_by=pushed_by[:150],
+        pushed_at=pushed_at,
+        is_current=latest,
+    )
+    events.record(
+        "version.pushed",
+        f"{repository}:{tag} was pushed ({digest[:19]}).",
+        tenant_id=owner.tenant_id,
+        actor=pushed_by[:150],
+        repository=repository,
+        tag=tag,
+        digest=digest,
+    )
+    return version
+
+
+@transaction.atomic
+def repository_listed(*, repository: Repository, tags: dict[str, str], asked_at: datetime) -> None:
+    """Compare with what the registry holds (tag -> digest, as it stood at ``asked_at`` or later).
+
+    Mends lost notifications. A tag that is gone is no longer current; a tag pushed after the question stays.
+    """
+    for tag, digest in tags.items():
+        known = Version.objects.filter(repository=repository, tag=tag, is_current=True).first()
+        if known is None or (known.digest != digest and known.pushed_at < asked_at):
+            version_pushed(
+                repository=repository.name,
+                tag=tag,
+                digest=digest,
+                media_type="",
+                pushed_by="",
+                pushed_at=asked_at,
+            )
+    gone = Version.objects.filter(repository=repository, is_current=True, pushed_at__lt=asked_at)
+    gone.exclude(tag__in=tags).update(is_current=False)
+    Repository.objects.filter(pk=repository.pk).update(listed_at=now())

@@ -1,0 +1,89 @@
+"""Operators' pages for people, tenants and quotas."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
+from django.contrib.auth.models import Group
+from django.http import HttpRequest
+from unfold.admin import ModelAdmin, TabularInline
+from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
+
+from apps.tenants.models import ApiToken, Membership, Plan, Quota, Tenant, User
+from apps.tenants.services.tenants import quota_from_plan
+
+admin.site.unregister(Group)
+
+
+@admin.register(User)
+class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[misc, type-arg]
+    form = UserChangeForm
+    add_form = UserCreationForm
+    change_password_form = AdminPasswordChangeForm
+    add_fieldsets = ((None, {"classes": ("wide",), "fields": ("username", "email", "password1", "password2")}),)
+    list_display = ("username", "email", "is_active", "is_staff", "last_login")
+
+
+class MembershipInline(TabularInline):  # type: ignore[misc]
+    model = Membership
+    extra = 0
+    autocomplete_fields = ("user",)
+
+
+class QuotaInline(TabularInline):  # type: ignore[misc]
+    model = Quota
+    can_delete = False
+    max_num = 0
+    readonly_fields = ("memory_mb_used", "cpu_millis_used", "instances_used")
+
+
+@admin.register(Plan)
+class PlanAdmin(ModelAdmin):  # type: ignore[misc]
+    list_display = ("slug", "name", "memory_mb", "cpu_millis", "instances", "apps")
+
+
+@admin.register(Tenant)
+class TenantAdmin(ModelAdmin):  # type: ignore[misc]
+    list_display = ("slug", "name", "plan", "is_active", "created_at")
+    list_select_related = ("plan",)
+    list_filter = ("is_active", "plan")
+    search_fields = ("slug", "name")
+    inlines = (QuotaInline, MembershipInline)
+
+    def save_model(self, request: HttpRequest, obj: Tenant, form: object, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        quota_from_plan(tenant=obj)
+
+
+@admin.register(Quota)
+class QuotaAdmin(ModelAdmin):  # type: ignore[misc]
+    list_display = (
+        "tenant",
+        "memory_mb",
+        "memory_mb_used",
+        "cpu_millis",
+        "cpu_millis_used",
+        "instances",
+        "instances_used",
+    )
+    list_select_related = ("tenant",)
+    search_fields = ("tenant__slug",)
+    readonly_fields = ("tenant", "memory_mb_used", "cpu_millis_used", "instances_used")
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+
+@admin.register(ApiToken)
+class ApiTokenAdmin(ModelAdmin):  # type: ignore[misc]
+    """Tokens can be revoked here; nobody can read or make one for another person."""
+
+    list_display = ("user", "name", "prefix", "created_at", "expires_at", "last_used_at")
+    list_select_related = ("user",)
+    search_fields = ("user__username", "name", "prefix")
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: object | None = None) -> bool:
+        return False

@@ -1,0 +1,66 @@
+"""What a viewer may see of tenants."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from datetime import timedelta
+
+from django.db.models import Q, QuerySet
+
+from apps.core.clock import now
+from apps.core.errors import Missing
+from apps.tenants.models import ApiToken, Membership, Quota, Tenant, User
+from apps.tenants.permissions import Viewer, tenants_of
+
+
+class TenantMissing(Missing):
+    code = "tenants.not_found"
+
+
+def tenant_visible_to(viewer: Viewer, slug: str) -> Tenant:
+    """Raises TenantMissing, also for a tenant of others."""
+    tenant = tenants_of(viewer).filter(slug=slug).first()
+    if tenant is None:
+        raise TenantMissing(f"There is no tenant {slug!r} that you are a member of.")
+    return tenant
+
+
+def tenants_visible_to(viewer: Viewer) -> QuerySet[Tenant]:
+    return tenants_of(viewer).select_related("quota").order_by("slug")
+
+
+def memberships_of(tenant: Tenant) -> QuerySet[Membership]:
+    return tenant.memberships.select_related("user").order_by("user__username")
+
+
+def quota_of(tenant_id: int) -> Quota:
+    return Quota.objects.get(tenant_id=tenant_id)
+
+
+def tokens_of(user: User) -> QuerySet[ApiToken]:
+    return user.api_tokens.order_by("-id")
+
+
+def token_digest(secret: str) -> str:
+    """Tokens are 256 random bits, so that one round of SHA-256 is enough to keep."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def token_user(secret: str, scope: str) -> User | None:
+    """The active user whose live token this is, if it has the scope. Notes its use, at most once a minute."""
+    if not secret.isascii() or len(secret) > 200:
+        return None
+    at = now()
+    token = (
+        ApiToken.objects.select_related("user")
+        .filter(Q(expires_at=None) | Q(expires_at__gt=at), prefix=secret[:12])
+        .first()
+    )
+    if token is None or not hmac.compare_digest(token.digest, token_digest(secret)):
+        return None
+    if scope not in token.scopes or not token.user.is_active:
+        return None
+    stale = Q(last_used_at=None) | Q(last_used_at__lt=at - timedelta(minutes=1))
+    ApiToken.objects.filter(stale, pk=token.pk).update(last_used_at=at)
+    return token.user

@@ -1,0 +1,50 @@
+"""API tokens: made once, shown once."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from datetime import datetime
+
+from django.db import transaction
+
+from apps.core.errors import Invalid, Missing
+from apps.tenants.models import ApiToken, User
+from apps.tenants.selectors import token_digest
+
+PREFIX = "brt_"
+
+
+class TokenInvalid(Invalid):
+    code = "tokens.invalid"
+
+
+class TokenMissing(Missing):
+    code = "tokens.not_found"
+
+
+@transaction.atomic
+def token_create(
+    *, user: User, name: str, scopes: Sequence[str] = (), expires_at: datetime | None = None
+) -> tuple[ApiToken, str]:
+    """A new token and its secret, which nobody can read again. No scopes means all of them."""
+    wanted = list(scopes) or list(ApiToken.Scope.values)
+    if unknown := set(wanted) - set(ApiToken.Scope.values):
+        raise TokenInvalid(f"Unknown scopes: {', '.join(sorted(unknown))}.")
+    secret = PREFIX + secrets.token_urlsafe(32)
+    token = ApiToken.objects.create(
+        user=user,
+        name=name,
+        prefix=secret[:12],
+        digest=token_digest(secret),
+        scopes=wanted,
+        expires_at=expires_at,
+    )
+    return token, secret
+
+
+def token_revoke(*, user: User, pk: int) -> None:
+    """Ends one of the user's own tokens at once. Raises TokenMissing."""
+    deleted, _ = ApiToken.objects.filter(user=user, pk=pk).delete()
+    if not deleted:
+        raise TokenMissing("You have no such token.")

@@ -1,0 +1,32 @@
+"""The OpenAPI schema: every operation shows the error envelope."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drf_spectacular.openapi import AutoSchema
+from rest_framework import serializers
+
+
+class ProblemSerializer(serializers.Serializer[dict[str, Any]]):
+    """RFC 9457 problem details; ``code`` is stable."""
+
+    type = serializers.CharField()
+    title = serializers.CharField()
+    status = serializers.IntegerField()
+    code = serializers.CharField()
+    detail = serializers.CharField()
+    request_id = serializers.CharField(required=False)
+
+
+class BerthSchema(AutoSchema):  # type: ignore[misc]
+    def get_response_serializers(self) -> Any:
+        return super().get_response_serializers()
+
+    def _get_response_bodies(self, direction: str = "response") -> dict[str, Any]:
+        bodies: dict[str, Any] = super()._get_response_bodies(direction)
+        problem = self._get_response_for_code(
+            ProblemSerializer, "default", media_types=["application/problem+json"], direction=direction
+        )
+        problem["description"] = "An error; its code says which."
+        return {**bodies, "default": problem}

@@ -1,0 +1,19 @@
+"""The test-suite: PostgreSQL by DATABASE_URL, else SQLite; secrets are made for the run."""
+
+from __future__ import annotations
+
+import secrets
+
+from cryptography.fernet import Fernet
+
+from portal.settings.base import *  # noqa: F403
+from portal.settings.base import ALLOWED_HOSTS, ENCRYPTION_KEYS, SECRET_KEY
+
+SECRET_KEY = SECRET_KEY or secrets.token_urlsafe(48)
+ENCRYPTION_KEYS = ENCRYPTION_KEYS or [Fernet.generate_key().decode()]
+ALLOWED_HOSTS = [*ALLOWED_HOSTS, "testserver"]
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+}

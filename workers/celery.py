@@ -1,0 +1,58 @@
+"""The Celery app. Messages are nudges: short-lived, JSON, ids only; the database says what there is to do."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from celery import Celery
+from celery.signals import setup_logging
+from django_structlog.celery.steps import DjangoStructLogInitStep
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings.production")
+
+app = Celery("berth")
+
+
+@setup_logging.connect
+def _logging(**_: Any) -> None:
+    """Django's LOGGING serves; Celery must not put its own handlers over it."""
+    import logging.config
+
+    from django.conf import settings
+
+    logging.config.dictConfig(settings.LOGGING)
+
+
+def _configure() -> None:
+    from django.conf import settings
+
+    from workers.schedule import SCHEDULE
+
+    app.conf.update(
+        broker_url=settings.REDIS_URL,
+        broker_connection_retry_on_startup=True,
+        broker_transport_options={"socket_connect_timeout": 2, "socket_timeout": 5},
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        task_store_errors_even_if_ignored=False,
+        # A message is acknowledged before the work: what a killed worker leaves is found by the sweep in seconds,
+        # where Redis's visibility timeout would hold it back for an hour (celery/celery#5935).
+        task_acks_late=False,
+        task_time_limit=300,
+        task_soft_time_limit=280,
+        task_default_expires=60,
+        worker_prefetch_multiplier=1,
+        worker_max_tasks_per_child=5000,
+        worker_hijack_root_logger=False,
+        worker_send_task_events=False,
+        timezone="UTC",
+        beat_schedule=SCHEDULE,
+        imports=("workers.tasks.deployments", "workers.tasks.registry"),
+    )
+
+
+app.steps["worker"].add(DjangoStructLogInitStep)
+_configure()
+app.set_default()

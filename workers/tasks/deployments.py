@@ -1,0 +1,57 @@
+"""Tasks of the loop: each is one step of reconcile, and the sweep that finds what no message announced."""
+
+from __future__ import annotations
+
+from celery import shared_task
+
+from apps.core import jobs
+from apps.deployments import reconcile
+from apps.deployments.selectors import unfinished_apps, unfinished_instances
+from apps.hosts.selectors import hosts_to_observe
+from workers.clients import clients
+
+SWEEP_LIMIT = 1000
+
+
+@shared_task(name=jobs.RECONCILE_APP)
+def reconcile_app(app_id: int) -> None:
+    reconcile.reconcile_app(app_id, clients())
+
+
+@shared_task(name=jobs.RECONCILE_INSTANCE)
+def reconcile_instance(instance_id: int) -> None:
+    reconcile.reconcile_instance(instance_id, clients())
+
+
+@shared_task(name=jobs.OBSERVE_HOST)
+def observe_host(host_id: int) -> None:
+    reconcile.observe_host(host_id, clients())
+
+
+@shared_task(name=jobs.REBUILD_DISCOVERY)
+def rebuild_discovery() -> None:
+    reconcile.rebuild_discovery(clients())
+
+
+@shared_task(name="deployments.gateways")
+def gateways() -> None:
+    reconcile.gateways_observe(clients())
+
+
+@shared_task(name="deployments.probe")
+def probe() -> None:
+    reconcile.probe_pass()
+
+
+@shared_task(name="deployments.observe_hosts")
+def observe_hosts() -> None:
+    for pk in hosts_to_observe().values_list("pk", flat=True):
+        jobs.enqueue(jobs.OBSERVE_HOST, pk)
+
+
+@shared_task(name="deployments.sweep")
+def sweep() -> None:
+    for pk in unfinished_apps(SWEEP_LIMIT):
+        jobs.enqueue(jobs.RECONCILE_APP, pk)
+    for pk in unfinished_instances(SWEEP_LIMIT):
+        jobs.enqueue(jobs.RECONCILE_INSTANCE, pk)
