@@ -9,7 +9,6 @@ import httpx
 from django.conf import settings
 
 from apps.core.errors import PlatformError
-from apps.registry.services.tokens import pull_token
 
 MANIFESTS = ", ".join(
     (
@@ -26,9 +25,12 @@ class RegistryUnavailable(PlatformError):
     code = "registry.unavailable"
 
 
-def tags_of(repository: str) -> dict[str, str]:
-    """Tag -> digest of everything in the repository; empty where it holds nothing. Raises RegistryUnavailable."""
-    headers = {"Authorization": f"Bearer {pull_token(repository)}", "Accept": MANIFESTS}
+def tags_of(repository: str, *, token: str) -> dict[str, str]:
+    """Tag -> digest of everything in the repository; empty where it holds nothing. Raises RegistryUnavailable.
+
+    ``token`` is a bearer token that may pull the repository.
+    """
+    headers = {"Authorization": f"Bearer {token}", "Accept": MANIFESTS}
     verify = ssl.create_default_context(cafile=settings.REGISTRY_CA) if settings.REGISTRY_CA else True
     try:
         with httpx.Client(base_url=settings.REGISTRY_URL, headers=headers, verify=verify, timeout=5) as client:

@@ -49,6 +49,13 @@ def _active(viewer: Viewer) -> TypeGuard[User]:
     return bool(viewer.is_authenticated and viewer.is_active)
 
 
+def person(viewer: Viewer) -> User:
+    """The viewer as the user they are. Raises Denied for a signed-out or disabled one."""
+    if not _active(viewer):
+        raise Denied("Sign in first.")
+    return viewer
+
+
 def roles_with(action: Action) -> list[str]:
     return [role for role, actions in _ROLE_ACTIONS.items() if action in actions]
 

@@ -25,7 +25,7 @@ class ApiTokenAuthentication(BaseAuthentication):
         return 'Bearer realm="berth"'
 
 
-class ApiTokenScheme(OpenApiAuthenticationExtension):  # type: ignore[misc]
+class ApiTokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
     target_class = "portal.api.authentication.ApiTokenAuthentication"
     name = "apiToken"
 

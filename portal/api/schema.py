@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from drf_spectacular.openapi import AutoSchema
 from rest_framework import serializers
+
+Direction = Literal["request", "response"]
 
 
 class ProblemSerializer(serializers.Serializer[dict[str, Any]]):
@@ -19,13 +21,10 @@ class ProblemSerializer(serializers.Serializer[dict[str, Any]]):
     request_id = serializers.CharField(required=False)
 
 
-class BerthSchema(AutoSchema):  # type: ignore[misc]
-    def get_response_serializers(self) -> Any:
-        return super().get_response_serializers()
-
-    def _get_response_bodies(self, direction: str = "response") -> dict[str, Any]:
+class BerthSchema(AutoSchema):
+    def _get_response_bodies(self, direction: Direction = "response") -> dict[str, Any]:
         bodies: dict[str, Any] = super()._get_response_bodies(direction)
-        problem = self._get_response_for_code(
+        problem = self._get_response_for_code(  # type: ignore[no-untyped-call]
             ProblemSerializer, "default", media_types=["application/problem+json"], direction=direction
         )
         problem["description"] = "An error; its code says which."

@@ -1,0 +1,29 @@
+"""The registry's contents against what its notifications told: a lost notification is found here."""
+
+from __future__ import annotations
+
+import structlog
+
+from apps.core.clock import now
+from apps.registry.client import RegistryUnavailable, tags_of
+from apps.registry.selectors import repositories_to_list
+from apps.registry.services.tokens import pull_token
+from apps.registry.services.versions import repository_listed
+
+log = structlog.get_logger(__name__)
+BATCH = 200
+
+
+def repositories_list() -> int:
+    """List those not listed for the longest time. Returns how many; stops where the registry does not answer."""
+    done = 0
+    for repository in repositories_to_list(BATCH):
+        asked_at = now()
+        try:
+            tags = tags_of(repository.name, token=pull_token(repository.name))
+        except RegistryUnavailable as error:
+            log.warning("registry_unlisted", repository=repository.name, error=error.detail)
+            break
+        repository_listed(repository=repository, tags=tags, asked_at=asked_at)
+        done += 1
+    return done

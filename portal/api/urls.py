@@ -1,0 +1,17 @@
+"""The API's addresses: /api/v1/ for programs, /api/docs/ for people, /api/registry/ for the registry."""
+
+from __future__ import annotations
+
+from django.urls import include, path, re_path
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+
+from portal.api.errors import api_not_found
+
+urlpatterns = [
+    path("schema/", SpectacularAPIView.as_view(), name="schema"),
+    path("docs/", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
+    path("registry/", include("apps.registry.api.urls")),
+    path("v1/", include("apps.tenants.api.urls")),
+    path("v1/", include("apps.deployments.api.urls")),
+    re_path(r".*", api_not_found),
+]
