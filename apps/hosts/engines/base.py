@@ -123,12 +123,16 @@ class ImageRef:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The walls of a container; every one is always set."""
+    """The walls of a container; every one is always set.
+
+    ``nofile`` must stay below the engine's own hard limit on hosts that withhold CAP_SYS_RESOURCE from it: above
+    that no container starts at all ("error setting rlimit"). Seen with a limit of 20000, hence the default.
+    """
 
     memory_mb: int
     cpu_millis: int
     pids: int = 512
-    nofile: int = 65536
+    nofile: int = 16384
     capabilities: tuple[str, ...] = ()
 
 

@@ -244,17 +244,19 @@ class DockerEngine:
         client = self._client()
         try:
             client.inspect_image(str(image))  # type: ignore[no-untyped-call]
+            return
         except NotFound:
-            pull(
-                client,
-                f"{client.base_url}/v{client.api_version}",
-                image,
-                token,
-                connect_s=self._timeouts.read,
-                idle_s=self._timeouts.pull_idle,
-                total_s=self._timeouts.pull_total,
-                clock=self._clock,
-            )
+            pass
+        pull(
+            client,
+            f"{client.base_url}/v{client.api_version}",
+            image,
+            token,
+            connect_s=self._timeouts.read,
+            idle_s=self._timeouts.pull_idle,
+            total_s=self._timeouts.pull_total,
+            clock=self._clock,
+        )
 
     # --- networks ---
 

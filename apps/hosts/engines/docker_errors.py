@@ -40,7 +40,7 @@ class Moved(EngineError):
     code = "engine.moved"
 
 
-_EXEC = r"exec: .*(?:executable file not found|no such file or directory|permission denied|is a directory)"
+_EXEC = r"exec: .*(?:executable file not found|no such file or directory|permission denied|(?:is|not) a directory)"
 _START: tuple[tuple[re.Pattern[str], type[EngineError]], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE | re.DOTALL), kind)
     for pattern, kind in (

@@ -57,8 +57,12 @@ def pull(
 
 
 def _credential(token: str) -> str:
-    """The header's value, as https://docs.docker.com/engine/api/v1.41/#section/Authentication has it."""
-    return base64.urlsafe_b64encode(json.dumps({"registrytoken": token} if token else {}).encode()).decode()
+    """The header's value, as https://docs.docker.com/engine/api/v1.41/#section/Authentication has it.
+
+    Never without a token, if only one that no registry knows: otherwise the host would fetch whatever address the
+    registry's challenge names, in search of one.
+    """
+    return base64.urlsafe_b64encode(json.dumps({"registrytoken": token or "none"}).encode()).decode()
 
 
 def _field(text: str, key: str) -> str:

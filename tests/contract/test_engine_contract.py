@@ -1,0 +1,302 @@
+"""What every engine promises, told once and held against each of them."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from apps.hosts.engines.base import (
+    ContainerState,
+    EngineUnreachable,
+    ImageDenied,
+    ImageNotFound,
+    NameTaken,
+    PortTaken,
+    SpecRefused,
+)
+from apps.hosts.engines.connect import HostEngine
+from tests.contract.dockerd import eventually
+from tests.contract.harness import Harness
+
+
+def ended(engine: HostEngine, name: str):
+    """The container as seen once its process has ended."""
+
+    def look():
+        found = engine.inspect(name)
+        return found if found and found.state is ContainerState.EXITED else None
+
+    return eventually(look)
+
+
+def test_ping_says_what_the_host_has(engine: HostEngine) -> None:
+    info = engine.ping()
+    assert info.version
+    assert info.cpu_millis >= 1000
+    assert info.memory_mb > 100
+
+
+def test_ensure_starts_the_container_and_tells_who_it_is(harness: Harness, engine: HostEngine) -> None:
+    spec = harness.spec()
+    seen = engine.ensure(spec, pull_token="")
+    assert (seen.name, seen.instance, seen.app) == (spec.name, spec.instance, "shop")
+    assert seen.state is ContainerState.RUNNING
+    assert seen.fingerprint == spec.fingerprint
+    assert seen.exit_code is None
+    assert engine.inspect(spec.name) == seen
+
+
+def test_ensure_twice_is_one_container(harness: Harness, engine: HostEngine) -> None:
+    spec = harness.spec()
+    first = engine.ensure(spec, pull_token="")
+    assert engine.ensure(spec, pull_token="") == first
+    assert harness.containers() == {first.container_id}
+
+
+def test_ensure_adopts_and_starts_what_a_killed_worker_created(harness: Harness, engine: HostEngine) -> None:
+    spec = harness.spec()
+    container_id = harness.create_only(spec)
+    assert engine.inspect(spec.name).state is ContainerState.CREATED
+    seen = engine.ensure(spec, pull_token="")
+    assert seen.container_id == container_id
+    assert seen.state is ContainerState.RUNNING
+
+
+def test_ensure_makes_anew_what_has_another_fingerprint(harness: Harness, engine: HostEngine) -> None:
+    spec = harness.spec()
+    old = engine.ensure(spec, pull_token="")
+    changed = replace(spec, env={"COLOUR": "blue"})
+    new = engine.ensure(changed, pull_token="")
+    assert new.container_id != old.container_id
+    assert new.fingerprint == changed.fingerprint
+    assert new.state is ContainerState.RUNNING
+    assert harness.containers() == {new.container_id}
+
+
+def test_ensure_keeps_the_old_one_when_the_new_image_is_missing(harness: Harness, engine: HostEngine) -> None:
+    spec = harness.spec()
+    old = engine.ensure(spec, pull_token="")
+    with pytest.raises(ImageNotFound):
+        engine.ensure(replace(spec, image=replace(spec.image, digest="sha256:" + "f" * 64)), pull_token="")
+    assert engine.inspect(spec.name) == old
+
+
+def test_ensure_reports_an_ended_container_and_never_restarts_it(harness: Harness, engine: HostEngine) -> None:
+    spec = harness.spec()
+    first = engine.ensure(spec, pull_token="")
+    harness.kill(spec)
+    again = engine.ensure(spec, pull_token="")
+    assert again.container_id == first.container_id
+    assert again.state is ContainerState.EXITED
+    assert again.exit_code == 137
+    assert not again.oom_killed
+
+
+def test_a_container_that_exits_at_once_is_no_error(harness: Harness, engine: HostEngine) -> None:
+    spec = harness.spec("exits")
+    engine.ensure(spec, pull_token="")
+    assert ended(engine, spec.name).exit_code == 3
+    assert engine.ensure(spec, pull_token="").exit_code == 3
+
+
+def test_logs_of_an_ended_container_are_there_until_it_is_removed(harness: Harness, engine: HostEngine) -> None:
+    spec = harness.spec("exits")
+    engine.ensure(spec, pull_token="")
+    ended(engine, spec.name)
+    assert engine.logs(spec.name, tail=10) == b"first\nlast\n"
+    assert engine.logs(spec.name, tail=1) == b"last\n"
+    assert engine.logs(spec.name, tail=0) == b""
+    engine.remove(spec.name, grace_s=0)
+    assert engine.logs(spec.name, tail=10) == b""
+
+
+def test_remove_absent_and_twice_is_success(harness: Harness, engine: HostEngine) -> None:
+    spec = harness.spec()
+    engine.remove(spec.name, grace_s=0)
+    engine.ensure(spec, pull_token="")
+    engine.remove(spec.name, grace_s=0)
+    assert engine.inspect(spec.name) is None
+    engine.remove(spec.name, grace_s=0)
+    assert harness.containers() == set()
+
+
+@pytest.mark.parametrize("name", ["", "..", "../../info", "berth-x/../y", "berth-UPPER", "x" * 300, "0", "berth"])
+def test_odd_names_are_absent(engine: HostEngine, name: str) -> None:
+    engine.remove(name, grace_s=0)
+    assert engine.inspect(name) is None
+    assert engine.logs(name, tail=1) == b""
+
+
+def test_list_shows_only_its_own_platform_ended_ones_included(harness: Harness, engine: HostEngine) -> None:
+    running, gone = harness.spec(), harness.spec("exits")
+    other = harness.spec(platform="other")
+    for spec in (running, gone, other):
+        engine.ensure(spec, pull_token="")
+    ended(engine, gone.name)
+    seen = {one.name: one for one in engine.list("test")}
+    assert set(seen) == {running.name, gone.name}
+    assert seen[running.name].state is ContainerState.RUNNING
+    assert seen[gone.name].exit_code == 3
+    assert [one.name for one in engine.list("other")] == [other.name]
+    assert engine.list("nobody") == []
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {},
+        {"berth.platform": "test"},
+        {"berth.platform": "test", "berth.app": "shop", "berth.instance": "another", "berth.spec": "x"},
+    ],
+)
+def test_a_container_made_by_hand_is_as_if_absent_and_never_touched(
+    harness: Harness, engine: HostEngine, labels: dict[str, str]
+) -> None:
+    spec = harness.spec()
+    harness.stranger(spec.name, labels)
+    before = harness.containers()
+    assert engine.list("test") == []
+    assert engine.inspect(spec.name) is None
+    engine.remove(spec.name, grace_s=0)
+    with pytest.raises(NameTaken):
+        engine.ensure(spec, pull_token="")
+    assert harness.containers() == before
+
+
+def test_a_port_held_by_a_stranger_is_told_and_leaves_nothing(harness: Harness, engine: HostEngine) -> None:
+    host_ip, host_port = harness.foreign_port()
+    spec = harness.spec(host_ip=host_ip, host_port=host_port)
+    with pytest.raises(PortTaken):
+        engine.ensure(spec, pull_token="")
+    assert engine.inspect(spec.name) is None
+    assert engine.ensure(replace(spec, host_port=20999), pull_token="").state is ContainerState.RUNNING
+
+
+def test_a_port_held_by_another_of_ours_is_told(harness: Harness, engine: HostEngine) -> None:
+    first = harness.spec()
+    engine.ensure(first, pull_token="")
+    second = harness.spec(host_port=first.host_port)
+    with pytest.raises(PortTaken):
+        engine.ensure(second, pull_token="")
+    assert [one.name for one in engine.list("test")] == [first.name]
+
+
+def test_an_image_that_is_not_there_is_told(harness: Harness, engine: HostEngine) -> None:
+    spec = harness.spec()
+    with pytest.raises(ImageNotFound) as caught:
+        engine.ensure(replace(spec, image=replace(spec.image, digest="sha256:" + "e" * 64)), pull_token="")
+    assert not caught.value.retryable
+    assert harness.containers() == set()
+
+
+@pytest.mark.parametrize("token", ["", "wrong", "eyJhbGciOiJub25lIn0.e30."])
+def test_a_pull_without_the_right_token_is_denied(harness: Harness, engine: HostEngine, token: str) -> None:
+    with pytest.raises(ImageDenied) as caught:
+        engine.ensure(harness.spec("private"), pull_token=token)
+    assert caught.value.retryable
+    assert "eyJ" not in str(caught.value)
+
+
+def test_a_pull_with_the_right_token_is_granted(harness: Harness, engine: HostEngine) -> None:
+    seen = engine.ensure(harness.spec("private"), pull_token=harness.good_token)
+    assert seen.state is ContainerState.RUNNING
+
+
+def test_a_command_that_does_not_exist_is_told_shortly_and_leaves_nothing(harness: Harness, engine: HostEngine) -> None:
+    spec = harness.spec("refuses")
+    with pytest.raises(SpecRefused, match="no such file or directory") as caught:
+        engine.ensure(spec, pull_token="")
+    message = str(caught.value)
+    assert message.startswith('exec: "/no/such/command"')
+    assert "\n" not in message
+    assert len(message) <= 300
+    assert harness.containers() == set()
+
+
+def test_a_spec_that_the_builder_refuses_reaches_no_engine(harness: Harness) -> None:
+    engine = harness.engine(harness.unreachable)
+    with pytest.raises(SpecRefused):
+        engine.ensure(harness.spec(tenant="../other"), pull_token="")
+
+
+def test_env_arrives_as_it_was_and_port_is_the_platforms(harness: Harness, engine: HostEngine) -> None:
+    env = {
+        "LINES": "one\ntwo\r\n\tthree\n",
+        "QUOTES": """'single' "double" `tick` $HOME \\ ; & |""",
+        "UNICODE": "żółw 船 🚢 \u202e",
+        "EMPTY": "",
+        "EQUALS": "a=b=c",
+        "PORT": "1",
+    }
+    spec = harness.spec(env=env)
+    engine.ensure(spec, pull_token="")
+    seen = harness.environment(spec)
+    assert {name: seen.get(name) for name in env} == {**env, "PORT": "8080"}
+
+
+def test_four_workers_that_ensure_the_same_spec_make_one_container(harness: Harness) -> None:
+    spec = harness.spec()
+    engines = [harness.engine() for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        seen = list(pool.map(lambda engine: engine.ensure(spec, pull_token=""), engines))
+    assert {one.state for one in seen} == {ContainerState.RUNNING}
+    assert harness.containers() == {one.container_id for one in seen}
+    assert len(harness.containers()) == 1
+
+
+def test_workers_that_bring_up_one_tenant_at_once_make_one_network(harness: Harness) -> None:
+    specs = [harness.spec() for _ in range(4)]
+    engines = [harness.engine() for _ in specs]
+    with ThreadPoolExecutor(4) as pool:
+        seen = list(pool.map(lambda engine, spec: engine.ensure(spec, pull_token=""), engines, specs))
+    assert {one.state for one in seen} == {ContainerState.RUNNING}
+    assert harness.networks() == {"berth-test-acme"}
+
+
+def test_ensure_and_remove_of_one_tenant_at_once_end_well(harness: Harness) -> None:
+    leaving, coming = [harness.spec() for _ in range(3)], [harness.spec() for _ in range(3)]
+    engine = harness.engine()
+    for spec in leaving:
+        engine.ensure(spec, pull_token="")
+    with ThreadPoolExecutor(6) as pool:
+        removals = [pool.submit(harness.engine().remove, spec.name, grace_s=0) for spec in leaving]
+        arrivals = [pool.submit(harness.engine().ensure, spec, pull_token="") for spec in coming]
+        assert all(one.result().state is ContainerState.RUNNING for one in arrivals)
+        assert [one.result() for one in removals] == [None] * 3
+    assert {one.name for one in engine.list("test")} == {spec.name for spec in coming}
+    assert harness.networks() == {"berth-test-acme"}
+
+
+def test_a_tenants_network_goes_with_its_last_container(harness: Harness, engine: HostEngine) -> None:
+    one, two, other = harness.spec(), harness.spec(), harness.spec(tenant="rival")
+    for spec in (one, two, other):
+        engine.ensure(spec, pull_token="")
+    assert harness.networks() == {"berth-test-acme", "berth-test-rival"}
+    engine.remove(one.name, grace_s=0)
+    assert harness.networks() == {"berth-test-acme", "berth-test-rival"}
+    engine.remove(two.name, grace_s=0)
+    assert harness.networks() == {"berth-test-rival"}
+
+
+def test_an_engine_that_does_not_answer_is_told_by_every_verb(harness: Harness) -> None:
+    engine, spec = harness.engine(harness.unreachable), harness.spec()
+    for verb in (
+        engine.ping,
+        lambda: engine.ensure(spec, pull_token=""),
+        lambda: engine.remove(spec.name, grace_s=0),
+        lambda: engine.inspect(spec.name),
+        lambda: engine.list("test"),
+        lambda: engine.logs(spec.name, tail=1),
+    ):
+        with pytest.raises(EngineUnreachable) as caught:
+            verb()
+        assert caught.value.retryable
+        assert len(str(caught.value)) <= 300
+
+
+def test_closing_twice_is_harmless(engine: HostEngine) -> None:
+    engine.ping()
+    engine.close()
+    engine.close()
