@@ -99,6 +99,8 @@ class Address:
         host, colon, port = text.rpartition(":")
         bracketed = host.startswith("[") and host.endswith("]")
         try:
+            if "%" in host:  # ipaddress takes any text at all as the scope of an IPv6 address
+                raise ValueError
             address = ipaddress.ip_address(host[1:-1] if bracketed else host)
         except ValueError:
             raise ContractError(f"not an address: {text[:80]!r}") from None

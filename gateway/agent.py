@@ -1,0 +1,228 @@
+"""The loop: what ZooKeeper says becomes wanted apps, those a data plane, and that is put in force.
+
+One thread does it all, so nothing here needs a lock. The order of each turn is what makes the gateway safe to
+kill at any line: the state goes to disk, then HAProxy is changed, and only then may it be acknowledged.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import threading
+import time
+from pathlib import Path
+from typing import IO
+
+import structlog
+
+from gateway import diff, render, slots, state
+from gateway.dataplane import DataPlane, DataPlaneError
+from gateway.haproxy import Haproxy
+from gateway.model import Plane
+from gateway.settings import Settings
+from gateway.wanted import Wanted
+from gateway.watcher import Update, Watcher
+
+TURN_SECONDS = 0.25
+RETRY_SECONDS = 1.0
+# A turn may hold a reload; one that takes longer than this is stuck.
+STUCK_SECONDS = 90.0
+STATE = "state.json"
+LOCK = "agent.lock"
+
+_log = structlog.get_logger(__name__)
+
+
+class AgentError(RuntimeError):
+    """The agent cannot run here."""
+
+
+class Agent:
+    def __init__(self, settings: Settings) -> None:
+        """Creates the directory, takes its lock and reads the last good state. Raises AgentError, OSError."""
+        self._settings = settings
+        self._directory = settings.directory
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = _lock(self._directory / LOCK)
+        saved = state.load(self._directory / STATE)
+        self._known = bool(saved.apps)
+        self._wanted = Wanted(saved.apps, saved.epoch, settings.epoch_grace_seconds)
+        self._slots = saved.slots
+        self._owners = saved.owners
+        self._seen = saved.seen
+        self._expected = 0
+        self._haproxy = Haproxy(self._directory, settings.haproxy)
+        frame = render.Frame(settings.http_bind, settings.threads, settings.max_connections)
+        self._plane = DataPlane(self._haproxy, frame, settings.drain_seconds)
+        self._watcher = Watcher(
+            hosts=settings.zookeeper,
+            credential=settings.zookeeper_credential,
+            gateway=settings.gateway_id,
+            session_seconds=settings.session_seconds,
+            resync_seconds=settings.resync_seconds,
+            epoch=saved.epoch,
+            seen=saved.seen,
+        )
+        self._target: Plane | None = None
+        self._planned = -1
+        self._stored = 0
+        self._unapplied = True
+        self._waits_for_all = False
+        self._retry_at = 0.0
+        self._turned_at = time.monotonic()
+        self._error = ""
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        """Serves until `stop`. What it serves first is what runs already, or what the disk says."""
+        adopted = self._plane.adopt(known=self._known)
+        # An HAProxy that runs while the state is lost is the last good state: it is left alone until
+        # ZooKeeper has said everything.
+        self._waits_for_all = adopted and not self._known
+        self._settle(Update())
+        self._watcher.start()
+        _log.info("gateway.started", gateway=self._settings.gateway_id, apps=len(self._wanted.apps))
+        while not self._stopping.is_set():
+            try:
+                self._turn()
+            except Exception as error:
+                # Nothing may end the loop: HAProxy serves on, and the next turn tries again.
+                self._fail("gateway.turn_failed", error)
+                _log.exception("gateway.turn_failed")
+                self._stopping.wait(RETRY_SECONDS)
+        self._end()
+
+    def stop(self) -> None:
+        """May be called from a signal handler or another thread."""
+        self._stopping.set()
+        self._watcher.wake()
+
+    def status(self) -> dict[str, object]:
+        """A moment's picture for /status; may be called from any thread."""
+        apps = list(self._wanted.apps.values())
+        return {
+            "gateway": self._settings.gateway_id,
+            "zookeeper": self._watcher.connected,
+            "epoch": self._wanted.epoch,
+            "served": self._watcher.served,
+            "in_grace": self._wanted.in_grace,
+            "apps": len(apps),
+            "instances": sum(app.count() for app in apps),
+            "slots": self._plane.slots,
+            "haproxy_pid": self._haproxy.master,
+            "haproxy_worker_pid": self._haproxy.worker,
+            "haproxy_starts": self._plane.starts,
+            "haproxy_reloads": self._plane.reloads,
+            "in_force": not self._unapplied,
+            "exact": self._plane.exact,
+            "last_error": self._error or self._watcher.last_error,
+        }
+
+    def healthy(self) -> bool:
+        return not self._stuck() and bool(self._haproxy.worker) and self._haproxy.lives(self._haproxy.master)
+
+    def _stuck(self) -> bool:
+        return time.monotonic() > self._turned_at + STUCK_SECONDS
+
+    # One turn
+
+    def _turn(self) -> None:
+        update = self._watcher.step(TURN_SECONDS)
+        now = time.monotonic()
+        self._turned_at = now
+        if update.epoch is not None:
+            if self._wanted.enter(update.epoch, now):
+                _log.info("gateway.epoch", epoch=update.epoch, apps=len(self._wanted.apps))
+            if update.listed is not None:
+                self._wanted.listed(update.listed)
+            self._wanted.read(update.readings)
+            self._expected, self._seen = update.expected, update.seen
+        if late := self._wanted.expire(now):
+            _log.warning("gateway.dropped_after_grace", apps=late[:20], count=len(late))
+        self._settle(update)
+        self._plane.tick()
+
+    def _settle(self, update: Update) -> None:
+        """Puts what is wanted in force, and acknowledges."""
+        if self._waits_for_all:
+            if not update.complete:
+                return
+            self._waits_for_all = False
+        now = time.monotonic()
+        if self._planned != self._wanted.revision:
+            self._plan()
+        stored = self._store()
+        if self._unapplied or self._target is None or self._plane.needs(self._target):
+            if now < self._retry_at:
+                return
+            self._apply(now)
+        if self._unapplied or not stored or not self._plane.exact or self._wanted.in_grace:
+            return
+        if update.fence is not None:
+            self._watcher.acknowledge(update.fence)
+        self._watcher.in_force()
+
+    def _plan(self) -> None:
+        apps = self._wanted.apps
+        self._slots = slots.assign(apps.keys(), self._slots, self._plane.busy_slots())
+        self._owners = diff.host_owners(apps, self._owners)
+        declared = slots.capacity(
+            self._slots, self._plane.slots, self._settings.spare_slots, max(self._expected, len(apps))
+        )
+        self._target = diff.wanted_plane(apps, self._slots, self._owners, declared)
+        self._planned = self._wanted.revision
+        self._unapplied = True
+
+    def _store(self) -> bool:
+        """Whether the disk holds what is wanted. A full disk stops acknowledgements, not traffic."""
+        if self._stored == self._wanted.revision:
+            return True
+        saved = state.Saved(
+            self._wanted.epoch, self._seen, dict(self._wanted.apps), dict(self._slots), dict(self._owners)
+        )
+        try:
+            state.save(self._directory / STATE, saved)
+        except OSError as error:
+            self._fail("state.not_saved", error)
+            return False
+        self._stored = self._wanted.revision
+        return True
+
+    def _apply(self, now: float) -> None:
+        if self._target is None:
+            return
+        self._unapplied = True
+        try:
+            self._plane.apply(self._target)
+        except DataPlaneError as error:
+            self._retry_at = now + RETRY_SECONDS
+            self._fail("gateway.not_applied", error)
+            return
+        self._unapplied = False
+        self._error = ""
+
+    def _fail(self, event: str, error: Exception) -> None:
+        text = f"{event}: {error}"
+        if text != self._error:
+            _log.error(event, error=str(error))
+        self._error = text
+
+    def _end(self) -> None:
+        # HAProxy first: while it serves, the gateway's node must say that it does.
+        if self._settings.keep_haproxy:
+            self._plane.leave()
+        else:
+            self._plane.stop(self._settings.stop_seconds)
+        self._watcher.stop()
+        self._lock.close()
+        _log.info("gateway.stopped", haproxy_kept=self._settings.keep_haproxy)
+
+
+def _lock(path: Path) -> IO[str]:
+    """Two agents on one directory would take HAProxy from each other. The kernel frees it with the process."""
+    file = path.open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise AgentError(f"another agent runs in {path.parent}") from error
+    return file

@@ -1,0 +1,142 @@
+"""From operations to HAProxy commands, and from HAProxy's listings to a data plane. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from gateway.contract import Address, ContractError
+from gateway.model import (
+    AddServer,
+    DropHost,
+    Operation,
+    Plane,
+    RemoveServer,
+    Server,
+    SetHost,
+    SetWeight,
+    backend_name,
+)
+from gateway.render import HOST_MAP, SERVER_OPTIONS
+
+REGISTERED = "New server registered."
+DELETED = "Server deleted."
+
+# A replaced worker may never have known a server or a name that has to go: then it is as good as gone.
+_ABSENT = ("No such server", "No such backend", "not found")
+_SLOT = re.compile(r"s([0-9]{5,})")
+# FMAINT, IMAINT, CMAINT, FDRAIN, IDRAIN, RMAINT (HAProxy 2.6, management guide, `show servers state`).
+_OUT_OF_SERVICE = 0x01 | 0x02 | 0x04 | 0x08 | 0x10 | 0x20
+
+
+def server_name(slot: int, name: str) -> str:
+    return f"{backend_name(slot)}/{name}"
+
+
+def commands(operation: Operation) -> tuple[str, ...]:
+    """A removed server goes to maintenance, not to drain: a draining one still gets requests of a client
+    connection that sticks to it (HAProxy does that after a 401), one in maintenance gets none. Requests in
+    progress finish in both."""
+    match operation:
+        case AddServer(slot, server):
+            name = server_name(slot, server.name)
+            return (
+                f"add server {name} {server.address} weight {server.weight:d} {SERVER_OPTIONS}",
+                f"enable health {name}",
+                f"enable server {name}",
+            )
+        case SetWeight(slot, name, weight):
+            return (f"set weight {server_name(slot, name)} {weight:d}",)
+        case RemoveServer(slot, name):
+            return (f"set server {server_name(slot, name)} state maint",)
+        case SetHost(host, slot, new):
+            return (f"{'add' if new else 'set'} map {HOST_MAP} {host} {backend_name(slot)}",)
+        case DropHost(host):
+            return (f"del map {HOST_MAP} {host}",)
+
+
+def restore(slot: int, server: Server) -> tuple[str, ...]:
+    """Takes a server that was leaving, and is still there, back into service."""
+    name = server_name(slot, server.name)
+    return (f"set weight {name} {server.weight:d}", f"set server {name} state ready")
+
+
+def delete(slot: int, name: str) -> str:
+    return f"del server {server_name(slot, name)}"
+
+
+def end_sessions(slot: int, name: str) -> str:
+    return f"shutdown sessions server {server_name(slot, name)}"
+
+
+def accepted(reply: str) -> bool:
+    return reply in ("", REGISTERED)
+
+
+def harmless(operation: Operation, reply: str) -> bool:
+    """Whether a replaced worker's reply leaves nobody routed wrongly: what had to go is gone there."""
+    if accepted(reply):
+        return True
+    if isinstance(operation, RemoveServer | DropHost):
+        return any(word in reply for word in _ABSENT)
+    # An addition that it refuses (a slot that it lacks) is only missing there.
+    return isinstance(operation, AddServer | SetWeight)
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """``leaving``: servers that are out of service and wait to be deleted."""
+
+    plane: Plane
+    leaving: dict[tuple[int, str], Address]
+
+
+LISTINGS = ("show backend", "show servers state", f"show map {HOST_MAP}")
+
+
+def observe(backends: str, servers: str, hosts: str) -> Observed:
+    """Raises ContractError for a listing that is not one of ours."""
+    slots = [slot for line in backends.splitlines() if (slot := _slot(line.strip())) is not None]
+    if sorted(slots) != list(range(len(slots))):
+        raise ContractError("the backends are not numbered from 0")
+    inside: dict[int, dict[str, Server]] = {}
+    leaving: dict[tuple[int, str], Address] = {}
+    for slot, server, admin in _servers(servers.splitlines()):
+        if admin & _OUT_OF_SERVICE:
+            leaving[slot, server.name] = server.address
+        else:
+            inside.setdefault(slot, {})[server.name] = server
+    names: dict[str, int] = {}
+    for line in hosts.splitlines():
+        words = line.split()
+        if len(words) == 3 and (slot := _slot(words[2])) is not None:
+            names.setdefault(words[1], slot)
+    return Observed(Plane(len(slots), inside, names), leaving)
+
+
+def _servers(lines: Iterable[str]) -> Iterable[tuple[int, Server, int]]:
+    for line in lines:
+        words = line.split()
+        if len(words) < 19 or line.startswith("#") or (slot := _slot(words[1])) is None:
+            continue
+        host = f"[{words[4]}]" if ":" in words[4] else words[4]
+        address = Address.parse(f"{host}:{words[18]}")
+        yield slot, Server(words[3], address, int(words[7])), int(words[6])
+
+
+def used_connections(listing: str) -> dict[str, int]:
+    """`show servers conn`: server name -> connections that carry a request."""
+    lines = [line.split() for line in listing.splitlines()]
+    columns = next((words[1:] for words in lines if words[:1] == ["#"]), [])
+    if "used_cur" not in columns:
+        raise ContractError("show servers conn has no used_cur")
+    position = columns.index("used_cur")
+    return {
+        words[0].partition("/")[2]: int(words[position]) for words in lines if len(words) > position and words[0] != "#"
+    }
+
+
+def _slot(text: str) -> int | None:
+    matched = _SLOT.fullmatch(text)
+    return int(matched[1]) if matched else None

@@ -1,0 +1,328 @@
+"""Makes the running HAProxy equal to a wanted data plane, and keeps it so.
+
+Run-time commands where they are enough, a reload where slots are missing or a command failed, a start where
+HAProxy died. Whatever goes wrong, the next `apply` of the same plane carries on from what HAProxy says.
+
+`exact` is what acknowledgements lean on: no process of ours can send a new request where the last applied
+plane does not. Workers that a reload replaced still serve idle connections, so they get every command too; one
+that cannot be brought in line is ended after the drain time, and until then nothing is exact.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from gateway import cli, commands, diff, render
+from gateway.contract import Address, ContractError
+from gateway.haproxy import Haproxy, HaproxyError
+from gateway.model import AddServer, Operation, Plane, RemoveServer, backend_name
+
+# An upstream report has HAProxy crash when a server is deleted right after its last request.
+QUIET_SECONDS = 5.0
+REAP_EVERY_SECONDS = 1.0
+RECONCILE_EVERY_SECONDS = 60.0
+REPLACE_SECONDS = 5.0
+
+_log = structlog.get_logger(__name__)
+_BROKEN = (cli.CommandError, HaproxyError, ContractError, OSError)
+
+
+class DataPlaneError(RuntimeError):
+    """The wanted plane is not in force; the old one is as far as possible."""
+
+
+@dataclass(slots=True)
+class _Leaving:
+    address: Address
+    since: float
+    ended: bool = False
+
+
+class DataPlane:
+    def __init__(self, haproxy: Haproxy, frame: render.Frame, drain_seconds: float) -> None:
+        self._haproxy = haproxy
+        self._frame = frame
+        self._drain_seconds = drain_seconds
+        self._conversation: cli.Conversation | None = None
+        self._applied: Plane | None = None
+        self._leaving: dict[tuple[int, str], _Leaving] = {}
+        self._old: set[int] = set()
+        self._doubtful: dict[int, float] = {}
+        self._reaped_at = self._reconciled_at = 0.0
+        self.reloads = 0
+        self.starts = 0
+
+    @property
+    def slots(self) -> int:
+        """Declared slots; 0 while HAProxy does not run."""
+        return self._applied.slots if self._applied is not None else 0
+
+    @property
+    def exact(self) -> bool:
+        return self._applied is not None and not self._doubtful
+
+    def busy_slots(self) -> set[int]:
+        """Slots that still hold servers, leaving ones included: not to be given to another app yet."""
+        held = set(self._applied.servers) if self._applied is not None else set()
+        return held | {slot for slot, _ in self._leaving}
+
+    def adopt(self, *, known: bool) -> bool:
+        """Takes over an HAProxy that is running, with what it serves. Returns whether there is one.
+
+        Not ``known``: which app has which slot was lost. Then the next `apply` reloads, because changing
+        slots one command at a time could show one app's instances under another's name.
+        """
+        if not self._haproxy.adopt():
+            return False
+        try:
+            if known:
+                self._observe()
+            # What the former agent told the replaced workers is not known.
+            self._doubt(self._haproxy.workers().old)
+        except _BROKEN as error:
+            _log.warning("haproxy.not_adopted", error=str(error))
+            self._forget()
+        return True
+
+    def apply(self, wanted: Plane) -> None:
+        """Puts a plane in force. Raises DataPlaneError; then call it again."""
+        try:
+            if not self._haproxy.alive():
+                self._start(wanted)
+            elif self._applied is None or not diff.fits(self._applied, wanted):
+                self._reload(wanted)
+            else:
+                self._change(wanted)
+        except _BROKEN as error:
+            raise DataPlaneError(str(error)) from error
+
+    def needs(self, wanted: Plane) -> bool:
+        return self._applied is None or self._applied != wanted or not self._haproxy.alive()
+
+    def tick(self) -> None:
+        """What goes on in the background: deleting servers that left, ending workers, looking for drift."""
+        now = time.monotonic()
+        self._watch_workers(now)
+        if self._applied is None or not self._haproxy.alive():
+            return
+        try:
+            if self._leaving and now >= self._reaped_at + REAP_EVERY_SECONDS:
+                self._reaped_at = now
+                self._reap(now)
+            if now >= self._reconciled_at + RECONCILE_EVERY_SECONDS:
+                believed = self._applied
+                self._observe()
+                if self._applied != believed:
+                    _log.warning("dataplane.drift", operations=len(diff.difference(self._applied, believed)))
+        except _BROKEN as error:
+            self._hang_up()
+            _log.warning("dataplane.tick_failed", error=str(error))
+
+    def stop(self, seconds: float) -> None:
+        self._hang_up()
+        self._haproxy.stop(seconds)
+        self._forget()
+
+    def leave(self) -> None:
+        """Lets HAProxy run on without us."""
+        self._hang_up()
+        self._haproxy.close()
+
+    # The three ways
+
+    def _start(self, wanted: Plane) -> None:
+        self._forget()
+        left = self._haproxy.start(render.configuration(self._frame, wanted), render.host_map(wanted))
+        self.starts += 1
+        self._doubt(left)
+        self._applied = wanted
+        self._reconciled_at = time.monotonic()
+
+    def _reload(self, wanted: Plane) -> None:
+        """First brings the worker that will be replaced as near as it gets: it serves on for a while."""
+        exact = False
+        if self._applied is not None:
+            try:
+                self._run(diff.difference(self._applied, _clipped(wanted, self._applied.slots)))
+                exact = True
+            except _BROKEN as error:
+                _log.warning("dataplane.before_reload", error=str(error))
+        before = self._haproxy.worker
+        self._hang_up()
+        try:
+            self._haproxy.reload(render.configuration(self._frame, wanted), render.host_map(wanted))
+        except HaproxyError:
+            self._applied = None
+            if self._haproxy.alive():
+                self._observe()
+            raise
+        self.reloads += 1
+        self._old.add(before)
+        if not exact:
+            self._doubt([before])
+        self._leaving.clear()
+        self._observe()
+        if self._applied != wanted:
+            self._change(wanted)
+
+    def _change(self, wanted: Plane) -> None:
+        known = self._applied
+        if known is None:
+            raise HaproxyError("nothing is known of the running HAProxy")
+        operations = diff.difference(known, wanted)
+        try:
+            self._run(operations)
+        except _BROKEN as error:
+            _log.warning("dataplane.command_failed", error=str(error))
+            self._hang_up()
+            self._observe()
+            again = self._applied
+            if again is None or not self._haproxy.alive():
+                raise
+            try:
+                self._run(diff.difference(again, wanted))
+            except cli.CommandError as second:
+                _log.warning("dataplane.reload_instead", error=str(second))
+                self._applied = None
+                self._reload(wanted)
+                return
+        self._applied = wanted
+        if operations:
+            _log.info("dataplane.changed", operations=len(operations))
+
+    # Commands
+
+    def _run(self, operations: Sequence[Operation]) -> None:
+        """Raises CommandError when the current worker refuses one; nothing is said of the others then."""
+        lines: list[str] = []
+        for operation in operations:
+            match operation:
+                case RemoveServer(slot, name, True):
+                    self._expect(lines)
+                    lines = []
+                    self._expect(commands.commands(operation))
+                    self._delete_now(slot, name)
+                    continue
+                case AddServer(slot, server) if (slot, server.name) in self._leaving:
+                    if self._leaving.pop((slot, server.name)).address == server.address:
+                        lines.extend(commands.restore(slot, server))
+                        continue
+                    self._delete_now(slot, server.name)
+                case RemoveServer(slot, name) if self._applied is not None:
+                    address = self._applied.servers[slot][name].address
+                    self._leaving[slot, name] = _Leaving(address, time.monotonic())
+                case _:
+                    pass
+            lines.extend(commands.commands(operation))
+        self._expect(lines)
+        self._tell_old_workers(operations)
+
+    def _expect(self, lines: Sequence[str]) -> None:
+        if not lines:
+            return
+        for line, reply in zip(lines, self._talk().run(lines), strict=True):
+            if not commands.accepted(reply):
+                raise cli.CommandError(f"{line}: {reply[:200]}")
+
+    def _delete_now(self, slot: int, name: str) -> None:
+        """Frees a name at once, with the requests that its server still has."""
+        deadline = time.monotonic() + REPLACE_SECONDS
+        while True:
+            _, reply = self._talk().run([commands.end_sessions(slot, name), commands.delete(slot, name)])
+            if reply == commands.DELETED:
+                return
+            if time.monotonic() > deadline:
+                raise cli.CommandError(f"{name} is not deleted: {reply[:200]}")
+            time.sleep(0.02)
+
+    def _tell_old_workers(self, operations: Sequence[Operation]) -> None:
+        for pid in sorted(self._old - self._doubtful.keys()):
+            lines = [(operation, line) for operation in operations for line in commands.commands(operation)]
+            try:
+                talk = self._haproxy.talk_to_master()
+                try:
+                    replies = talk.run([f"@!{pid} {line}" for _, line in lines])
+                finally:
+                    talk.close()
+                pairs = zip(lines, replies, strict=True)
+                fine = all(commands.harmless(operation, reply) for (operation, _), reply in pairs)
+            except cli.CommandError:
+                fine = False
+            if not fine and self._haproxy.lives(pid):
+                self._doubt([pid])
+
+    # What HAProxy says
+
+    def _observe(self) -> None:
+        self._applied = None
+        talk = self._talk()
+        backends, servers, hosts = talk.run(commands.LISTINGS)
+        observed = commands.observe(backends, servers, hosts)
+        now = time.monotonic()
+        self._leaving = {
+            key: self._leaving.get(key, _Leaving(address, now)) for key, address in observed.leaving.items()
+        }
+        self._applied = observed.plane
+        self._reconciled_at = now
+
+    def _talk(self) -> cli.Conversation:
+        if self._conversation is None:
+            self._conversation = self._haproxy.talk()
+        return self._conversation
+
+    def _hang_up(self) -> None:
+        if self._conversation is not None:
+            self._conversation.close()
+            self._conversation = None
+
+    def _forget(self) -> None:
+        self._hang_up()
+        self._applied = None
+        self._leaving.clear()
+        self._old.clear()
+
+    # Leaving servers and workers
+
+    def _reap(self, now: float) -> None:
+        quiet = {key: left for key, left in self._leaving.items() if now >= left.since + QUIET_SECONDS}
+        for slot in {slot for slot, _ in quiet}:
+            (listing,) = self._talk().run([f"show servers conn {backend_name(slot)}"])
+            used = commands.used_connections(listing)
+            for (_, name), left in ((key, left) for key, left in quiet.items() if key[0] == slot):
+                if used.get(name, 0) and now >= left.since + self._drain_seconds and not left.ended:
+                    left.ended = True
+                    self._talk().run([commands.end_sessions(slot, name)])
+                if name in used and (used[name] == 0 or left.ended):
+                    (reply,) = self._talk().run([commands.delete(slot, name)])
+                    if reply != commands.DELETED:
+                        continue
+                elif name in used:
+                    continue
+                del self._leaving[slot, name]
+
+    def _doubt(self, pids: Iterable[int]) -> None:
+        until = time.monotonic() + self._drain_seconds
+        for pid in pids:
+            self._old.add(pid)
+            self._doubtful.setdefault(pid, until)
+            _log.warning("haproxy.doubtful_worker", worker=pid)
+
+    def _watch_workers(self, now: float) -> None:
+        for pid in [pid for pid in self._old if not self._haproxy.lives(pid)]:
+            self._old.discard(pid)
+            self._doubtful.pop(pid, None)
+        for pid, until in self._doubtful.items():
+            if now >= until:
+                self._haproxy.end_worker(pid)
+
+
+def _clipped(wanted: Plane, slots: int) -> Plane:
+    return Plane(
+        slots,
+        {slot: servers for slot, servers in wanted.servers.items() if slot < slots},
+        {host: slot for host, slot in wanted.hosts.items() if slot < slots},
+    )

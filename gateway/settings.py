@@ -1,0 +1,146 @@
+"""The gateway's settings, read from the environment once and validated; nothing else reads the environment."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gateway import contract
+
+# HAProxy needs two descriptors for each connection, and some for listeners, checks and its own sockets.
+RESERVED_DESCRIPTORS = 1024
+MOST_CONNECTIONS = 50_000
+
+_SAFE_PATH = re.compile(r"/[A-Za-z0-9._/+@~-]*")
+_ZOOKEEPER = re.compile(r"[A-Za-z0-9.-]+:[0-9]{1,5}|\[[0-9A-Fa-f:]+\]:[0-9]{1,5}")
+_TRUE = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
+
+
+class SettingsError(ValueError):
+    """A setting is missing or not usable; the text names the variable and says what is expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All times are in seconds. ``zookeeper_credential`` is ``user:password`` and is never shown."""
+
+    gateway_id: str
+    directory: Path
+    zookeeper: str
+    zookeeper_credential: str = field(repr=False)
+    http_bind: contract.Address
+    status_bind: contract.Address
+    haproxy: Path
+    threads: int
+    max_connections: int
+    spare_slots: int = 16
+    session_seconds: float = 10.0
+    resync_seconds: float = 30.0
+    epoch_grace_seconds: float = 30.0
+    drain_seconds: float = 30.0
+    stop_seconds: float = 2.0
+    keep_haproxy: bool = False
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Settings:
+        """Raises SettingsError for the first variable that is missing or wrong."""
+        read = _Reader(environ)
+        return cls(
+            gateway_id=read.gateway_id("BERTH_GATEWAY_ID"),
+            directory=read.directory("BERTH_GATEWAY_DIR"),
+            zookeeper=read.zookeeper("BERTH_ZOOKEEPER"),
+            zookeeper_credential=read.credential("BERTH_ZOOKEEPER_GATEWAY"),
+            http_bind=read.address("BERTH_GATEWAY_HTTP_BIND"),
+            status_bind=read.address("BERTH_GATEWAY_STATUS_BIND"),
+            haproxy=read.binary("BERTH_GATEWAY_HAPROXY", "haproxy"),
+            threads=int(read.number("BERTH_GATEWAY_THREADS", os.cpu_count() or 1, 1, 64)),
+            max_connections=int(read.number("BERTH_GATEWAY_MAX_CONNECTIONS", _fitting_connections(), 100, 1_000_000)),
+            spare_slots=int(read.number("BERTH_GATEWAY_SPARE_SLOTS", 16, 1, 100_000)),
+            session_seconds=read.number("BERTH_GATEWAY_SESSION_SECONDS", 10, 1, 120),
+            resync_seconds=read.number("BERTH_GATEWAY_RESYNC_SECONDS", 30, 1, 3600),
+            epoch_grace_seconds=read.number("BERTH_GATEWAY_EPOCH_GRACE_SECONDS", 30, 0, 3600),
+            drain_seconds=read.number("BERTH_GATEWAY_DRAIN_SECONDS", 30, 0, 3600),
+            stop_seconds=read.number("BERTH_GATEWAY_STOP_SECONDS", 2, 0, 600),
+            keep_haproxy=read.flag("BERTH_GATEWAY_KEEP_HAPROXY"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    environ: Mapping[str, str]
+
+    def text(self, name: str) -> str:
+        value = self.environ.get(name, "").strip()
+        if not value:
+            raise SettingsError(f"{name} is required")
+        return value
+
+    def gateway_id(self, name: str) -> str:
+        try:
+            return contract.gateway_id(self.text(name))
+        except contract.ContractError:
+            raise SettingsError(f"{name}: 1 to 63 of a-z, 0-9 and '-', starting with a letter or digit") from None
+
+    def directory(self, name: str) -> Path:
+        value = self.text(name)
+        if not _SAFE_PATH.fullmatch(value) or ".." in value.split("/"):
+            raise SettingsError(f"{name}: an absolute path of letters, digits and . _ / + @ ~ - is expected")
+        return Path(value)
+
+    def zookeeper(self, name: str) -> str:
+        value = self.text(name)
+        if not all(_ZOOKEEPER.fullmatch(part) for part in value.split(",")):
+            raise SettingsError(f"{name}: host:port[,host:port...] is expected")
+        return value
+
+    def credential(self, name: str) -> str:
+        value = self.text(name)
+        user, _, password = value.partition(":")
+        if not user or len(password) < 8:
+            raise SettingsError(f"{name}: user:password is expected, the password of at least 8 characters")
+        return value
+
+    def address(self, name: str) -> contract.Address:
+        try:
+            return contract.Address.parse(self.text(name))
+        except contract.ContractError:
+            raise SettingsError(f"{name}: IP:port is expected, e.g. 127.0.0.1:8080 or [::]:8080") from None
+
+    def binary(self, name: str, default: str) -> Path:
+        value = self.environ.get(name, "").strip() or default
+        # Debian keeps haproxy in /usr/sbin, which is not on everybody's PATH.
+        found = shutil.which(value) or shutil.which(value, path="/usr/sbin:/usr/local/sbin")
+        if found is None:
+            raise SettingsError(f"{name}: no executable {value!r}")
+        return Path(found)
+
+    def number(self, name: str, default: float, least: float, most: float) -> float:
+        value = self.environ.get(name, "").strip()
+        if not value:
+            return default
+        try:
+            number = float(value)
+        except ValueError:
+            raise SettingsError(f"{name}: a number is expected") from None
+        if not least <= number <= most:
+            raise SettingsError(f"{name}: a number from {least:g} to {most:g} is expected")
+        return number
+
+    def flag(self, name: str) -> bool:
+        try:
+            return _TRUE[self.environ.get(name, "").strip().lower()]
+        except KeyError:
+            raise SettingsError(f"{name}: 1 or 0 is expected") from None
+
+
+def _fitting_connections() -> int:
+    """As many connections as the hard descriptor limit allows: HAProxy refuses to start with more."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard == resource.RLIM_INFINITY:
+        return MOST_CONNECTIONS
+    return max(100, min(MOST_CONNECTIONS, (hard - RESERVED_DESCRIPTORS) // 2))

@@ -1,0 +1,131 @@
+"""The last good state on disk: what a gateway serves at a cold start without ZooKeeper.
+
+It is written before a change is acknowledged: otherwise a gateway that dies and starts again from an older
+state would route to an instance that it had said was gone, and whose port may be somebody else's by now.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from gateway.contract import Address, ContractError, Route, app_id, container_id, host_name, version
+from gateway.model import AppState
+
+FORMAT = 1
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """``seen``: the zxid that the state may reflect; a ZooKeeper server of this epoch behind it is not believed.
+
+    ``slots``: app -> backend number, so that a restarted agent agrees with the HAProxy that it adopts.
+    ``owners``: host name -> app.
+    """
+
+    epoch: str = ""
+    seen: int = 0
+    apps: dict[str, AppState] = field(default_factory=dict)
+    slots: dict[str, int] = field(default_factory=dict)
+    owners: dict[str, str] = field(default_factory=dict)
+
+
+def save(path: Path, saved: Saved) -> None:
+    """Replaces the file atomically and waits for the disk. Raises OSError (a full disk, for one)."""
+    body = {
+        "format": FORMAT,
+        "epoch": saved.epoch,
+        "seen": saved.seen,
+        "slots": saved.slots,
+        "owners": saved.owners,
+        "apps": {
+            app: {
+                "route": json.loads(state.route.to_json()),
+                "instances": {
+                    tag: {name: str(address) for name, address in containers.items()}
+                    for tag, containers in state.instances.items()
+                },
+            }
+            for app, state in saved.apps.items()
+        },
+    }
+    write_atomically(path, json.dumps(body, separators=(",", ":")))
+
+
+def load(path: Path) -> Saved:
+    """The saved state, or an empty one. A file that cannot be understood is set aside, never deleted."""
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        return Saved()
+    except (OSError, UnicodeDecodeError) as error:
+        return _set_aside(path, error)
+    try:
+        return _parse(json.loads(text))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return _set_aside(path, error)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Durable when it returns: the file and its directory entry are on disk."""
+    temporary = path.with_name(path.name + ".new")
+    with temporary.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _set_aside(path: Path, error: Exception) -> Saved:
+    aside = path.with_name(f"{path.name}.corrupt-{time.time_ns()}")
+    try:
+        path.rename(aside)
+    except OSError as why:
+        _log.error("state.not_set_aside", path=str(path), error=str(why))
+    _log.error("state.corrupt", path=str(path), set_aside=str(aside), error=str(error))
+    return Saved()
+
+
+def _parse(body: dict[str, object]) -> Saved:
+    if body["format"] != FORMAT:
+        raise ContractError(f"format {body['format']!r}, expected {FORMAT}")
+    epoch, seen, slots, owners, apps = (body[key] for key in ("epoch", "seen", "slots", "owners", "apps"))
+    if not isinstance(epoch, str) or type(seen) is not int:
+        raise ContractError("epoch and seen")
+    if not isinstance(slots, dict) or not isinstance(owners, dict) or not isinstance(apps, dict):
+        raise ContractError("slots, owners and apps")
+    if not all(type(slot) is int and 0 <= slot <= 99_999 for slot in slots.values()):
+        raise ContractError("slots are numbers")
+    if len(set(slots.values())) != len(slots):
+        raise ContractError("two apps in one slot")
+    return Saved(
+        epoch=epoch,
+        seen=seen,
+        apps={app_id(app): _app(app, state) for app, state in apps.items()},
+        slots={app_id(app): slot for app, slot in slots.items()},
+        owners={host_name(host): app_id(app) for host, app in owners.items()},
+    )
+
+
+def _app(app: str, state: dict[str, dict[str, dict[str, str]]]) -> AppState:
+    route = Route.from_json(json.dumps(state["route"]).encode())
+    if route.app != app:
+        raise ContractError(f"the route of {route.app!r} under {app!r}")
+    return AppState(
+        route=route,
+        instances={
+            version(tag): {container_id(name): Address.parse(text) for name, text in containers.items()}
+            for tag, containers in state["instances"].items()
+        },
+    )
