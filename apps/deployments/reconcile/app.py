@@ -27,8 +27,8 @@ IMMEDIATE_RESTARTS = 3
 BACKOFF_S = 30
 BACKOFF_MAX_S = 960
 FAILURES_KEPT_S = 1800
-#: Failures that another try can't mend.
-FINAL_CODES = frozenset({"image.not_found", "container.refused"})
+#: Failures that another try can't mend, or that took so long to show that another try is not worth the wait.
+FINAL_CODES = frozenset({"image.not_found", "container.refused", "instance.never_ready"})
 
 
 def reconcile_app(app_id: int, clients: Clients) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from django.conf import settings
 
 from apps.deployments.discovery import Publisher, Receipt
+from apps.deployments.reconcile.probing import Target, ask
 from apps.deployments.selectors import Publication
 from apps.hosts.engines.base import Engine, EngineAddress, TLSMaterial
 from apps.hosts.engines.connect import connect
@@ -29,6 +30,9 @@ class Discovery(Protocol):
     def gateways(self) -> list[GatewayState]: ...
 
 
+Probe = Callable[[Sequence[Target]], dict[int, str | None]]
+
+
 def address_of(host: Host) -> EngineAddress:
     tls = None
     if host.tls_ca:
@@ -37,9 +41,13 @@ def address_of(host: Host) -> EngineAddress:
 
 
 class Clients:
-    """Engines by address, and the publisher; made when first needed and kept for the life of the process."""
+    """Engines by address, and the publisher; made when first needed and kept for the life of the process.
 
-    def __init__(self, *, discovery: Discovery | None = None) -> None:
+    ``probe`` asks a batch of targets: instance id -> None if it is well, else what was wrong.
+    """
+
+    def __init__(self, *, discovery: Discovery | None = None, probe: Probe = ask) -> None:
+        self.probe = probe
         self._engines: dict[EngineAddress, Engine] = {}
         self._discovery = discovery
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 
 import structlog
@@ -13,7 +12,7 @@ from apps.core.clock import now
 from apps.core.leases import held
 from apps.deployments.models import Instance
 from apps.deployments.reconcile.clients import Clients
-from apps.deployments.reconcile.probes import never_ready, probe, target_of
+from apps.deployments.reconcile.probes import never_ready, target_of
 from apps.deployments.reconcile.routes import publish
 from apps.deployments.services.instances import (
     instance_fail,
@@ -76,7 +75,7 @@ def _step(instance: Instance, clients: Clients) -> bool:
     if status is Status.STARTING:
         return _start(instance, clients)
     if status is Status.RUNNING:
-        return _await_ready(instance)
+        return _await_ready(instance, clients)
     if status in Instance.LEAVING:
         return _retire(instance, clients)
     return False
@@ -138,12 +137,12 @@ def exited(instance: Instance, observed: Observed) -> bool:
     return instance_fail(instance=instance, code=code, reason=reason, exit_code=observed.exit_code)
 
 
-def _await_ready(instance: Instance) -> bool:
+def _await_ready(instance: Instance, clients: Clients) -> bool:
     """Poll fast for a moment, since most apps are ready within it; then leave it to the probe pass."""
     target = target_of(instance)
     patience = time.monotonic() + PATIENCE_S
     while True:
-        result = asyncio.run(probe(target))
+        result = clients.probe([target])[target.pk]
         if result is None:
             instance_ready(instance=instance)
             return False

@@ -1,0 +1,268 @@
+"""The loop, with engines and ZooKeeper in memory."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from apps.core.clock import now
+from apps.core.models import Event
+from apps.deployments.models import Instance, Rollout
+from apps.deployments.selectors import unfinished_apps, unfinished_instances
+from apps.deployments.services.releases import ReleaseSettings
+from apps.deployments.services.rollouts import rollout_start, undeploy
+from apps.hosts.engines.memory import NEVER_READY, Failure, exits, refuses
+from apps.hosts.models import Allocation, Host, PortAllocation
+
+Status = Instance.Status
+
+
+@pytest.fixture
+def hosts(world):
+    return [world.host(), world.host()]
+
+
+@pytest.fixture
+def app(world, hosts):
+    app = world.app()
+    world.push(app)
+    return app
+
+
+def _deploy(app, world, instances=2, version="1.0", **values):
+    return rollout_start(
+        app=app, version=version, by=world.alice, instances=instances, settings_=ReleaseSettings(**values)
+    )
+
+
+def _nothing_held(app):
+    quota = app.tenant.quota
+    quota.refresh_from_db()
+    assert (quota.memory_mb_used, quota.cpu_millis_used, quota.instances_used) == (0, 0, 0)
+    assert not Allocation.objects.exists()
+    assert not PortAllocation.objects.filter(status=PortAllocation.Status.CLAIMED).exists()
+    assert not Host.objects.exclude(memory_mb_claimed=0, cpu_millis_claimed=0).exists()
+
+
+def test_a_deploy_runs_one_instance_per_host_and_routes_both(app, world, hosts, loop, discovery):
+    rollout = _deploy(app, world)
+    loop.settle()
+    rollout.refresh_from_db()
+    assert rollout.status == Rollout.Status.SUCCEEDED
+    ready = list(Instance.objects.filter(app=app, status=Status.HEALTHY))
+    assert {one.host_id for one in ready} == {host.pk for host in hosts}
+    expected = {("1.0", one.container_id): f"{one.host.address}:{one.port}" for one in ready}
+    assert discovery.nodes["shop"] == expected
+    assert discovery.weights["shop"] == {"1.0": 100}
+
+
+def test_an_undeploy_leaves_nothing(app, world, hosts, loop, discovery):
+    _deploy(app, world)
+    loop.settle()
+    rollout = undeploy(app=app, by=world.alice)
+    loop.settle()
+    rollout.refresh_from_db()
+    assert rollout.status == Rollout.Status.SUCCEEDED
+    assert discovery.nodes["shop"] == {}
+    assert not any(world.engine_of(host).containers for host in hosts)
+    _nothing_held(app)
+    assert not PortAllocation.objects.exists(), "the gateway has acknowledged, so the quarantine is over"
+
+
+def test_an_instance_is_not_stopped_before_the_gateways_let_go(app, world, hosts, loop, discovery):
+    _deploy(app, world)
+    loop.settle()
+    discovery.automatic = False
+    undeploy(app=app, by=world.alice)
+    loop.settle()
+    assert discovery.nodes["shop"] == {}
+    assert all(len(world.engine_of(host).containers) == 1 for host in hosts), "a gateway may still send requests"
+    discovery.served["gw-1"] = discovery.zxid
+    loop.settle()
+    assert not any(world.engine_of(host).containers for host in hosts)
+
+
+def test_a_port_stays_in_quarantine_until_every_live_gateway_has_served_the_change(app, world, loop, discovery):
+    discovery.served["gw-2"] = 0
+    _deploy(app, world)
+    loop.settle()
+    discovery.automatic = False
+    undeploy(app=app, by=world.alice)
+    loop.settle()
+    discovery.served["gw-1"] = discovery.zxid
+    Instance.objects.update(deadline_at=now() - timedelta(seconds=1))
+    loop.settle()
+    assert Instance.objects.filter(released=True).count() == 2, "the deadline ends the wait"
+    assert PortAllocation.objects.filter(status=PortAllocation.Status.QUARANTINED).count() == 2
+    discovery.served["gw-2"] = discovery.zxid
+    loop.settle()
+    assert not PortAllocation.objects.exists()
+
+
+def test_a_killed_container_is_unrouted_and_replaced(app, world, hosts, loop, discovery):
+    _deploy(app, world)
+    loop.settle()
+    victim = Instance.objects.filter(app=app, status=Status.HEALTHY).first()
+    engine = world.engine_of(victim.host)
+    engine.crash(next(iter(engine.containers)), 137)
+    loop.settle()
+    victim.refresh_from_db()
+    assert (victim.status, victim.code, victim.exit_code) == (Status.FAILED, "instance.exited", 137)
+    ready = list(Instance.objects.filter(app=app, status=Status.HEALTHY))
+    assert len(ready) == 2
+    assert {key[1] for key in discovery.nodes["shop"]} == {one.container_id for one in ready}
+
+
+def test_an_instance_that_stops_answering_is_replaced_after_enough_failed_checks(app, world, loop, settings):
+    _deploy(app, world)
+    loop.settle()
+    victim = Instance.objects.filter(app=app, status=Status.HEALTHY).first()
+    (container,) = world.engine_of(victim.host).containers.values()
+    container.behaviour = NEVER_READY
+    loop.step()
+    victim.refresh_from_db()
+    assert (victim.status, victim.failures) == (Status.HEALTHY, 1)
+    loop.settle()
+    victim.refresh_from_db()
+    assert (victim.status, victim.code) == (Status.FAILED, "instance.unhealthy")
+    assert Instance.objects.filter(app=app, status=Status.HEALTHY).count() == 2
+
+
+def test_silence_of_a_host_that_cannot_be_seen_changes_nothing(app, world, hosts, loop):
+    _deploy(app, world)
+    loop.settle()
+    for host in hosts:
+        world.engine_of(host).unreachable = True
+    Host.objects.update(last_seen_at=now() - timedelta(minutes=1))
+    loop.settle()
+    assert Instance.objects.filter(app=app, status=Status.HEALTHY).count() == 2
+    assert set(Host.objects.values_list("status", flat=True)) == {"down"}
+
+
+def test_zookeeper_away_stops_no_container_and_heals(app, world, hosts, loop, discovery):
+    _deploy(app, world)
+    loop.settle()
+    discovery.down = True
+    undeploy(app=app, by=world.alice)
+    loop.settle()
+    assert all(world.engine_of(host).containers for host in hosts), "not unpublished, so not stopped"
+    discovery.down = False
+    loop.settle()
+    assert not any(world.engine_of(host).containers for host in hosts)
+
+
+@pytest.mark.parametrize("when", [Failure.BEFORE, Failure.AFTER])
+def test_a_lost_answer_of_the_engine_makes_no_second_container(app, world, hosts, loop, when):
+    world.engine_of(hosts[0]).fail_next("ensure", when)
+    _deploy(app, world)
+    loop.settle()
+    assert [len(world.engine_of(host).containers) for host in hosts] == [1, 1]
+    assert Instance.objects.filter(app=app, status=Status.HEALTHY).count() == 2
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "code"),
+    [(exits(3), "instance.exited"), (refuses(), "container.refused"), (None, "image.not_found")],
+)
+def test_a_version_that_cannot_run_fails_the_rollout_with_its_cause_and_leaves_nothing(
+    app, world, hosts, loop, behaviour, code
+):
+    for host in hosts:
+        world.engine_of(host).default_behaviour = behaviour
+    rollout = _deploy(app, world)
+    loop.settle(10)
+    rollout.refresh_from_db()
+    assert (rollout.status, rollout.code) == (Rollout.Status.FAILED, code)
+    assert rollout.reason
+    assert Event.objects.filter(app_id=app.pk, code="rollout.failed").exists()
+    assert not any(world.engine_of(host).containers for host in hosts)
+    _nothing_held(app)
+
+
+def test_an_app_that_never_becomes_ready_fails_at_its_deadline(app, world, hosts, loop):
+    for host in hosts:
+        world.engine_of(host).default_behaviour = NEVER_READY
+    rollout = _deploy(app, world, instances=1)
+    loop.settle()
+    rollout.refresh_from_db()
+    assert rollout.status == Rollout.Status.PROGRESSING
+    Instance.objects.update(deadline_at=now() - timedelta(seconds=1))
+    loop.settle()
+    rollout.refresh_from_db()
+    assert (rollout.status, rollout.code) == (Rollout.Status.FAILED, "instance.never_ready")
+    assert "/_ping" in rollout.reason
+    assert not any(world.engine_of(host).containers for host in hosts)
+    _nothing_held(app)
+
+
+def test_a_failing_second_version_leaves_the_first_serving(app, world, hosts, loop, discovery):
+    _deploy(app, world)
+    loop.settle()
+    before = dict(discovery.nodes["shop"])
+    world.push(app, "2.0", "b" * 64)
+    for host in hosts:
+        world.engine_of(host).images[f"sha256:{'b' * 64}"] = exits(1)
+    rollout = _deploy(app, world, version="2.0")
+    loop.settle(10)
+    rollout.refresh_from_db()
+    assert rollout.status == Rollout.Status.FAILED
+    assert discovery.nodes["shop"] == before
+    assert discovery.weights["shop"] == {"1.0": 100}
+
+
+def test_a_second_version_takes_over_once_all_of_it_is_ready(app, world, hosts, loop, discovery):
+    _deploy(app, world)
+    loop.settle()
+    world.push(app, "2.0", "b" * 64)
+    rollout = _deploy(app, world, version="2.0")
+    loop.settle(8)
+    rollout.refresh_from_db()
+    assert rollout.status == Rollout.Status.SUCCEEDED
+    assert {key[0] for key in discovery.nodes["shop"]} == {"2.0"}
+    assert sum(len(world.engine_of(host).containers) for host in hosts) == 2
+
+
+def test_a_container_that_nothing_holds_is_removed_and_others_are_left_alone(app, world, hosts, loop):
+    _deploy(app, world)
+    loop.settle()
+    engine = world.engine_of(hosts[0])
+    (ours,) = engine.containers.values()
+    from dataclasses import replace
+
+    stray = replace(ours.observed, name="berth-stray", instance="f" * 12)
+    foreign = replace(ours.observed, name="berth-foreign", instance="e" * 12)
+    engine.containers["berth-stray"] = replace(ours, observed=stray, port=("127.0.0.1", 1))
+    engine.containers["berth-foreign"] = replace(ours, observed=foreign, platform="other", port=("127.0.0.1", 2))
+    loop.step()
+    assert set(engine.containers) == {ours.observed.name, "berth-foreign"}
+
+
+def test_the_sweep_finds_what_no_message_announced(app, world, loop):
+    _deploy(app, world)
+    Instance.objects.update(status_since=now() - timedelta(seconds=5))
+    assert unfinished_apps(10) == [app.pk]
+    assert len(unfinished_instances(10)) == 2
+    loop.settle()
+    assert unfinished_apps(10) == []
+    assert unfinished_instances(10) == []
+
+
+def test_a_crash_loop_is_retried_three_times_at_once_and_then_waits(app, world, hosts, loop):
+    _deploy(app, world, instances=1)
+    loop.settle()
+    for _ in range(3):
+        for host in hosts:
+            engine = world.engine_of(host)
+            for name in list(engine.containers):
+                engine.crash(name)
+        loop.settle()
+    assert Instance.objects.filter(status=Status.FAILED).count() == 3
+    assert not Instance.objects.filter(released=False).exists(), "the fourth waits"
+    app.refresh_from_db()
+    assert app.retry_at > now() + timedelta(seconds=20)
+    Instance.objects.update(status_since=now() - timedelta(minutes=2))
+    app.retry_at = None
+    app.save(update_fields=["retry_at"])
+    loop.settle()
+    assert Instance.objects.filter(status=Status.HEALTHY).count() == 1

@@ -1,0 +1,198 @@
+"""Placement and its transaction, on whatever database the run has."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+
+import pytest
+from django.db import connection
+
+from apps.core.errors import BerthError
+from apps.deployments.models import App, Instance, Release, ReplicaSet, Rollout
+from apps.deployments.scheduler.pipeline import place
+from apps.deployments.scheduler.types import Candidate, Request
+from apps.deployments.services.placement import NoHost, instances_place
+from apps.deployments.services.releases import ReleaseSettings
+from apps.deployments.services.rollouts import rollout_start
+from apps.hosts.models import Allocation, Host, PortAllocation
+from apps.tenants.services.tenants import QuotaExceeded
+
+
+def _candidate(number, **values):
+    defaults = {
+        "host_id": number,
+        "name": f"host-{number}",
+        "generation": 0,
+        "ready": True,
+        "memory_mb": 1024,
+        "cpu_millis": 1000,
+        "memory_mb_claimed": 0,
+        "cpu_millis_claimed": 0,
+        "port_min": 20000,
+        "port_max": 20009,
+        "port_next": 20000,
+    }
+    return Candidate(**{**defaults, **values})
+
+
+def test_instances_of_one_app_are_spread_and_ties_go_to_the_lower_id():
+    hosts = [_candidate(2), _candidate(1), _candidate(3)]
+    decision = place(Request(64, 10), 3, hosts)
+    assert [one.host_id for one in decision.placed] == [1, 2, 3]
+    assert place(Request(64, 10), 3, hosts) == decision
+
+
+def test_each_refusal_is_counted_by_its_reason():
+    hosts = [
+        _candidate(1, ready=False),
+        _candidate(2, memory_mb_claimed=1000),
+        _candidate(3, cpu_millis_claimed=1000),
+        _candidate(4, ports_taken=frozenset(range(20000, 20010))),
+    ]
+    decision = place(Request(64, 10), 1, hosts)
+    assert decision.placed == ()
+    assert decision.refused == {
+        "not ready": 1, "not enough memory": 1, "not enough CPU": 1, "no free port": 1,
+    }  # fmt: skip
+
+
+def test_a_host_that_failed_is_taken_only_if_there_is_no_other():
+    hosts = [_candidate(1), _candidate(2, memory_mb_claimed=900)]
+    assert place(Request(64, 10, avoid=frozenset({1})), 1, hosts).placed[0].host_id == 2
+    assert place(Request(64, 10, avoid=frozenset({1})), 1, hosts[:1]).placed[0].host_id == 1
+
+
+def test_a_port_goes_round_its_range_before_it_is_used_again():
+    host = _candidate(1, port_next=20009, ports_taken=frozenset({20000}))
+    assert host.free_port() == 20009
+    assert host.after(Request(1, 1), 20009).free_port() == 20001
+
+
+def _replica_set(world, **values):
+    app = world.app()
+    version = world.push(app)
+    release = Release.objects.create(app=app, number=1, version=version, **values)
+    return ReplicaSet.objects.create(app=app, release=release, wanted=1)
+
+
+def _empty():
+    return not Allocation.objects.exists() and not PortAllocation.objects.exists() and not Instance.objects.exists()
+
+
+def test_no_room_names_every_reason_and_holds_nothing(world):
+    world.host(status="cordoned")
+    world.host(memory_mb=64)
+    world.host(cpu_millis=10)
+    world.host(port_min=20000, port_max=20000)
+    replica_set = _replica_set(world, memory_mb=128, cpu_millis=100)
+    with pytest.raises(NoHost) as caught:
+        instances_place(replica_set=replica_set, count=2)
+    assert caught.value.extra["refused"] == {
+        "not ready": 1, "not enough memory": 1, "not enough CPU": 1, "no free port": 1,
+    }  # fmt: skip
+    assert _empty()
+    world.acme.quota.refresh_from_db()
+    assert world.acme.quota.instances_used == 0
+
+
+def test_over_quota_is_refused_with_what_is_left_and_holds_nothing(world):
+    world.host()
+    world.acme.quota.memory_mb = 200
+    world.acme.quota.save()
+    with pytest.raises(QuotaExceeded) as caught:
+        instances_place(replica_set=_replica_set(world, memory_mb=128), count=2)
+    assert caught.value.extra["left"]["memory_mb"] == 200
+    assert _empty()
+
+
+@pytest.mark.parametrize("short", ["quota", "host", "version", "port"])
+def test_a_refused_deploy_leaves_an_event_and_nothing_else(world, short):
+    app = world.app()
+    world.push(app)
+    if short == "quota":
+        world.acme.quota.instances = 0
+        world.acme.quota.save()
+    if short != "host":
+        world.host(port_min=20000, port_max=20000 if short == "port" else 20009)
+    version = "nope" if short == "version" else "1.0"
+    codes = {
+        "quota": "quota.exceeded",
+        "host": "placement.no_host",
+        "version": "versions.not_found",
+        "port": "placement.no_host",
+    }
+    with pytest.raises(BerthError) as caught:
+        rollout_start(app=app, version=version, by=world.alice, instances=2, settings_=ReleaseSettings())
+    assert caught.value.code == codes[short]
+    from apps.core.models import Event
+
+    event = Event.objects.get(code="rollout.refused")
+    assert (event.detail["cause"], event.actor, event.app_id) == (codes[short], "alice", app.pk)
+    assert _empty()
+    assert not Release.objects.exists()
+    assert not Rollout.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_many_placers_racing_for_the_last_slots_take_exactly_those(transactional_db, world_committed):
+    world = world_committed
+    world.host(memory_mb=64 * 3, port_max=20099)
+    app = world.app()
+    version = world.push(app)
+    sets = []
+    for number in range(1, 17):
+        release = Release.objects.create(app=app, number=number, version=version, memory_mb=64, cpu_millis=10)
+        sets.append(ReplicaSet.objects.create(app=app, release=release, wanted=1))
+    start = threading.Barrier(len(sets))
+    outcomes: Counter[str] = Counter()
+
+    def placer(replica_set):
+        try:
+            start.wait()
+            instances_place(replica_set=replica_set, count=1)
+            outcomes["placed"] += 1
+        except BerthError as error:
+            outcomes[error.code] += 1
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=placer, args=(one,)) for one in sets]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes == {"placed": 3, "placement.no_host": 13}
+    host = Host.objects.get()
+    assert host.memory_mb_claimed == 64 * 3
+    assert Allocation.objects.count() == PortAllocation.objects.count() == Instance.objects.count() == 3
+    world.acme.quota.refresh_from_db()
+    assert world.acme.quota.instances_used == 3
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_deploys_at_once_one_is_refused(transactional_db, world_committed):
+    world = world_committed
+    world.host()
+    app = world.app()
+    world.push(app)
+    start = threading.Barrier(2)
+    outcomes: Counter[str] = Counter()
+
+    def deploy():
+        try:
+            start.wait()
+            rollout_start(app=App.objects.get(pk=app.pk), version="1.0", by=world.alice, instances=1)
+            outcomes["started"] += 1
+        except BerthError as error:
+            outcomes[error.code] += 1
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=deploy) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes == {"started": 1, "rollouts.in_progress": 1}
+    assert Instance.objects.count() == 1

@@ -1,0 +1,65 @@
+"""Who may do what, asked of the one place that knows."""
+
+from __future__ import annotations
+
+import pytest
+from django.contrib.auth.models import AnonymousUser
+from guardian.shortcuts import assign_perm
+
+from apps.deployments.selectors import apps_visible_to
+from apps.tenants.models import Membership
+from apps.tenants.permissions import Action, allows
+
+EVERYTHING = set(Action)
+WORK = {Action.VIEW, Action.PULL, Action.PUSH, Action.DEPLOY}
+
+
+@pytest.mark.parametrize(
+    ("who", "may"),
+    [("alice", EVERYTHING), ("bob", WORK), ("vera", {Action.VIEW, Action.PULL}), ("charlie", set())],
+)
+def test_a_role_allows_exactly_its_actions(world, who, may):
+    app = world.app()
+    user = getattr(world, who)
+    assert {action for action in Action if allows(user, action, app)} == may
+    assert {action for action in Action if apps_visible_to(user, action).exists()} == may
+
+
+def test_a_grant_allows_its_action_on_its_app_only(world):
+    app, other = world.app("shop"), world.app("blog")
+    assign_perm("deployments.view_app", world.charlie, app)
+    assert list(apps_visible_to(world.charlie)) == [app]
+    assert allows(world.charlie, Action.VIEW, app)
+    assert not allows(world.charlie, Action.DEPLOY, app)
+    assert not allows(world.charlie, Action.VIEW, other)
+
+
+def test_nobody_and_the_disabled_see_nothing(world):
+    app = world.app()
+    world.alice.is_active = False
+    for viewer in (AnonymousUser(), world.alice):
+        assert not apps_visible_to(viewer).exists()
+        assert not allows(viewer, Action.VIEW, app)
+
+
+def test_a_platform_admin_is_a_stranger_to_tenants(world):
+    app = world.app()
+    world.charlie.is_superuser = world.charlie.is_staff = True
+    world.charlie.save()
+    assert not apps_visible_to(world.charlie).exists()
+    assert not allows(world.charlie, Action.VIEW, app)
+
+
+def test_leaving_takes_effect_at_once(world):
+    app = world.app()
+    Membership.objects.filter(user=world.bob).delete()
+    assert not allows(world.bob, Action.VIEW, app)
+    assert not apps_visible_to(world.bob).exists()
+
+
+def test_a_disabled_tenant_is_nobodys(world):
+    app = world.app()
+    world.acme.is_active = False
+    world.acme.save()
+    assert not allows(world.alice, Action.VIEW, app)
+    assert not apps_visible_to(world.alice).exists()

@@ -1,0 +1,222 @@
+"""Fixtures that every test may use: people, tenants, a cluster in memory, and a loop that can be stepped."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from gateway.contract import GatewayState
+
+
+@pytest.fixture(autouse=True)
+def nudges(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int | str, ...]]]:
+    """What would have been sent to the workers; nothing is, in tests without a broker."""
+    sent: list[tuple[str, tuple[int | str, ...]]] = []
+    monkeypatch.setattr("apps.core.jobs._send", lambda name, ids, countdown: sent.append((name, ids)))
+    return sent
+
+
+@dataclass
+class FakeDiscovery:
+    """ZooKeeper and its gateways in memory: the same promises, and faults at will."""
+
+    epoch_name: str = "epoch-1"
+    nodes: dict[str, dict[tuple[str, str], str]] = field(default_factory=dict)
+    weights: dict[str, dict[str, int]] = field(default_factory=dict)
+    served: dict[str, int] = field(default_factory=dict)
+    automatic: bool = True
+    down: bool = False
+    zxid: int = 0
+
+    def publish(self, app, read, *, rebuilding=False):  # type: ignore[no-untyped-def]
+        from apps.deployments.discovery import DiscoveryUnavailable, EpochMissing, Receipt
+
+        if self.down:
+            raise DiscoveryUnavailable("down")
+        if not self.epoch_name and not rebuilding:
+            raise EpochMissing
+        wanted = read()
+        if wanted is None:
+            return None
+        self.zxid += 1
+        self.nodes[app] = {(one.version, one.container_id): f"{one.host}:{one.port}" for one in wanted.instances}
+        self.weights[app] = wanted.weights
+        if self.automatic:
+            self.served = dict.fromkeys(self.served, self.zxid)
+        return Receipt(wanted.wanted, self.epoch_name, self.zxid)
+
+    def epoch(self) -> str:
+        return self.epoch_name
+
+    def epoch_begin(self) -> str:
+        self.epoch_name = "epoch-2"
+        return self.epoch_name
+
+    def prune(self, known: Callable[[list[str]], set[str]]) -> int:
+        extra = set(self.nodes) - known(list(self.nodes))
+        for app in extra:
+            del self.nodes[app]
+        return len(extra)
+
+    def gateways(self) -> list[GatewayState]:
+        from apps.deployments.discovery import DiscoveryUnavailable
+
+        if self.down:
+            raise DiscoveryUnavailable("down")
+        return [GatewayState(name, self.epoch_name, served) for name, served in self.served.items()]
+
+
+@pytest.fixture
+def discovery() -> FakeDiscovery:
+    return FakeDiscovery(served={"gw-1": 0})
+
+
+class World:
+    """Two tenants, their people, and hosts in memory."""
+
+    def __init__(self) -> None:
+        from apps.hosts.models import Cluster
+        from apps.tenants.models import Plan, Role, User
+        from apps.tenants.services.tenants import member_add, tenant_create
+
+        people = ("alice", "bob", "vera", "charlie")
+        self.alice, self.bob, self.vera, self.charlie = (
+            User.objects.create_user(name, f"{name}@example.com", "a-long-pass-phrase") for name in people
+        )
+        self.plan = Plan.objects.create(slug="standard", name="Standard")
+        self.acme = tenant_create(slug="acme", name="Acme", plan=self.plan, owner=self.alice)
+        self.rival = tenant_create(slug="rival", name="Rival", plan=self.plan, owner=self.charlie)
+        member_add(tenant=self.acme, user=self.bob, role=Role.DEVELOPER)
+        member_add(tenant=self.acme, user=self.vera, role=Role.VIEWER)
+        self.cluster = Cluster.objects.create(slug="main", name="Main", kind="memory", is_default=True)
+        self._numbers = itertools.count(1)
+
+    def host(self, **values):  # type: ignore[no-untyped-def]
+        """A ready host with an engine in memory."""
+        from apps.core.clock import now
+        from apps.hosts.engines.memory import FLEET, RUNS, MemoryHost
+        from apps.hosts.models import Host
+
+        number = next(self._numbers)
+        url = f"memory://host-{number}"
+        FLEET.add(MemoryHost(url=url, default_behaviour=RUNS))
+        defaults = {
+            "cluster": self.cluster,
+            "name": f"host-{number}",
+            "address": f"127.0.1.{number}",
+            "engine_url": url,
+            "memory_mb": 8192,
+            "cpu_millis": 8000,
+            "status": "ready",
+            "last_seen_at": now(),
+        }
+        return Host.objects.create(**{**defaults, **values})
+
+    def engine_of(self, host):  # type: ignore[no-untyped-def]
+        from apps.hosts.engines.memory import FLEET
+
+        found = FLEET.get(host.engine_url)
+        assert found is not None
+        return found
+
+    def app(self, slug: str = "shop", tenant=None, by=None):  # type: ignore[no-untyped-def]
+        from apps.deployments.services.apps import app_create
+
+        return app_create(tenant=tenant or self.acme, slug=slug, by=by or self.alice)
+
+    def push(self, app, tag: str = "1.0", digest: str = "a" * 64):  # type: ignore[no-untyped-def]
+        from apps.core.clock import now
+        from apps.registry.services.versions import version_pushed
+
+        return version_pushed(
+            repository=app.slug,
+            tag=tag,
+            digest=f"sha256:{digest}",
+            media_type="application/vnd.oci.image.manifest.v1+json",
+            pushed_by="alice",
+            pushed_at=now(),
+        )
+
+
+@pytest.fixture
+def world(db: None) -> Iterator[World]:
+    from apps.hosts.engines.memory import FLEET
+
+    yield World()
+    FLEET.clear()
+
+
+@pytest.fixture
+def world_committed(transactional_db: None) -> Iterator[World]:
+    """The same, committed: for tests whose threads have connections of their own."""
+    from apps.hosts.engines.memory import FLEET
+
+    yield World()
+    FLEET.clear()
+
+
+class Loop:
+    """The workers, one step at a time, in this process."""
+
+    def __init__(self, discovery: FakeDiscovery) -> None:
+        from apps.deployments.reconcile import Clients
+
+        self.discovery = discovery
+        self.clients = Clients(discovery=discovery, probe=self._probe)
+
+    @staticmethod
+    def _probe(targets: Sequence[object]) -> dict[int, str | None]:
+        from apps.hosts.engines.memory import FLEET
+
+        hosts = list(FLEET._hosts.values())
+        return {
+            target.pk: None if any(host.is_ready(target.host, target.port) for host in hosts) else "connection refused"  # type: ignore[attr-defined]
+            for target in targets
+        }
+
+    def step(self) -> None:
+        """One round of everything that beat sends, whether its time has come or not."""
+        from apps.deployments import reconcile
+        from apps.deployments.models import App, Instance
+        from apps.hosts.models import Host
+
+        for pk in App.objects.values_list("pk", flat=True):
+            reconcile.reconcile_app(pk, self.clients)
+        for pk in Instance.objects.filter(released=False).values_list("pk", flat=True):
+            reconcile.reconcile_instance(pk, self.clients)
+        for pk in Host.objects.values_list("pk", flat=True):
+            reconcile.observe_host(pk, self.clients)
+        reconcile.probe_pass(self.clients)
+        reconcile.gateways_observe(self.clients)
+
+    def settle(self, rounds: int = 6) -> None:
+        for _ in range(rounds):
+            self.step()
+
+
+@pytest.fixture
+def loop(world: World, discovery: FakeDiscovery, monkeypatch: pytest.MonkeyPatch, token_key: str) -> Loop:
+    monkeypatch.setattr("apps.deployments.reconcile.instance.PATIENCE_S", 0.0)
+    return Loop(discovery)
+
+
+@pytest.fixture(scope="session")
+def token_key_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    path = tmp_path_factory.mktemp("keys") / "token.pem"
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    path.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return str(path)
+
+
+@pytest.fixture
+def token_key(token_key_file: str, settings) -> str:  # type: ignore[no-untyped-def]
+    settings.REGISTRY_TOKEN_KEY = token_key_file
+    return token_key_file
