@@ -19,8 +19,8 @@ from stack.pki import Authority, Pair, token_pair, write_private
 from stack.processes import marked, stack_id
 
 ROOT = Path(__file__).resolve().parent.parent
-REALM_PATH = "/api/v1/registry/token"
-NOTIFICATIONS_PATH = "/api/v1/registry/notifications"
+REALM_PATH = "/api/registry/token"
+NOTIFICATIONS_PATH = "/api/registry/notifications"
 REGISTRY_SERVICE = "berth-registry"
 REGISTRY_ISSUER = "berth-portal"
 # A Unix socket's address holds 107 bytes and a null (unix(7)).

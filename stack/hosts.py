@@ -194,7 +194,8 @@ class DockerHosts:
             *("--default-address-pool", "base=10.200.0.0/14,size=26"),
             *("--storage-driver", "overlay2"),
             "--live-restore=false",
-            *("--shutdown-timeout", "10"),
+            # Containers that ignore SIGTERM are killed after it; hosts are stopped one after the other.
+            *("--shutdown-timeout", "2"),
             *("--log-level", "warn"),
         ]
 

@@ -20,6 +20,7 @@ from stack.pki import write_private
 
 _LOG_LINES = 25
 _SUPERVISOR_WAIT_S = 15.0
+_SHUTDOWN_WAIT_S = 120.0
 
 
 class AlreadyRunning(StackError):
@@ -33,9 +34,7 @@ class Stack:
     A part whose ``after`` names something outside of the stack does not wait for it.
     """
 
-    def __init__(
-        self, directory: Path, parts: Sequence[Part], *, say: Callable[[str], None] | None = None
-    ) -> None:
+    def __init__(self, directory: Path, parts: Sequence[Part], *, say: Callable[[str], None] | None = None) -> None:
         names = [part.name for part in parts]
         if len(set(names)) != len(names):
             raise ValueError(f"two parts of the same name: {names}")
@@ -93,9 +92,9 @@ class Stack:
         if processes.marked(self.id):
             if self._supervisor.answers():
                 self._supervisor.shutdown()
-                allowed = 5.0 + sum(part.stop_wait_s for part in self.parts.values())
-                processes.wait_until(self._ended, allowed)
-            for command in processes.sweep(self.id, grace_s=0.0 if self._process else 10.0):
+                # Each part's stop_wait_s bounds it; this is for a supervisord that hangs.
+                processes.wait_until(self._ended, _SHUTDOWN_WAIT_S)
+            for command in processes.sweep(self.id, grace_s=0.0 if self._process else 5.0):
                 self._say(f"ended a leftover process: {command[:100]}")
         if self._process is not None:
             self._process.wait()
@@ -145,7 +144,10 @@ class Stack:
         if part.prepare is not None:
             part.prepare()
         supervision.log_path(self.directory, part.name).touch(mode=0o600)
-        self._supervisor.start(part.name)
+        try:
+            self._supervisor.start(part.name)
+        except StackError as error:
+            raise self._failure(part, f"cannot be started: {error}") from error
         return self.pid(part.name)
 
     def _is_ready(self, part: Part, since: float, first_pid: int) -> bool:

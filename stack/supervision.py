@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import sys
 import xmlrpc.client
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,14 @@ _NOT_OURS = ("BERTH_", "DJANGO_", "DATABASE_URL", "CELERY_", "SUPERVISOR_", "DOC
 def _escaped(text: str) -> str:
     """supervisord expands %(name)s in every value."""
     return text.replace("%", "%%")
+
+
+def _command(argv: Sequence[str]) -> str:
+    text = shlex.join(argv)
+    # The file has no way to write them: a line ends at its end, or where a comment begins.
+    if "\n" in text or " ;" in text:
+        raise ValueError(f"supervisord cannot take an argument with a line end or ' ;': {text[:200]!r}")
+    return _escaped(text)
 
 
 def _environment(variables: Mapping[str, str]) -> str:
@@ -66,7 +74,7 @@ def configuration(directory: Path, socket: Path, parts: Iterable[Part]) -> str:
         yes = "true" if part.stop_group else "false"
         lines += [
             f"[program:{part.name}]",
-            f"command={_escaped(shlex.join(part.argv))}",
+            f"command={_command(part.argv)}",
             f"directory={_escaped(str(part.cwd or directory))}",
             *([f"user={part.user}"] if part.user else []),
             f"environment={_environment(part.env)}",
@@ -75,7 +83,8 @@ def configuration(directory: Path, socket: Path, parts: Iterable[Part]) -> str:
             "autostart=false",
             f"autorestart={'true' if part.autorestart else 'false'}",
             "startsecs=1",
-            "startretries=5",
+            # Else one that dies in its first second comes back although it should not.
+            f"startretries={5 if part.autorestart else 0}",
             f"stopsignal={part.stop_signal}",
             f"stopwaitsecs={part.stop_wait_s}",
             f"stopasgroup={yes}",
