@@ -23,8 +23,6 @@ from gateway.render import HOST_MAP, SERVER_OPTIONS
 REGISTERED = "New server registered."
 DELETED = "Server deleted."
 
-# A replaced worker may never have known a server or a name that has to go: then it is as good as gone.
-_ABSENT = ("No such server", "No such backend", "not found")
 _SLOT = re.compile(r"s([0-9]{5,})")
 # FMAINT, IMAINT, CMAINT, FDRAIN, IDRAIN, RMAINT (HAProxy 2.6, management guide, `show servers state`).
 _OUT_OF_SERVICE = 0x01 | 0x02 | 0x04 | 0x08 | 0x10 | 0x20
@@ -70,18 +68,13 @@ def end_sessions(slot: int, name: str) -> str:
     return f"shutdown sessions server {server_name(slot, name)}"
 
 
+def hand_over(pid: int) -> str:
+    """For the master: makes a replaced worker hand all further requests to the newest one."""
+    return f"@!{pid:d} clear map {HOST_MAP}"
+
+
 def accepted(reply: str) -> bool:
     return reply in ("", REGISTERED)
-
-
-def harmless(operation: Operation, reply: str) -> bool:
-    """Whether a replaced worker's reply leaves nobody routed wrongly: what had to go is gone there."""
-    if accepted(reply):
-        return True
-    if isinstance(operation, RemoveServer | DropHost):
-        return any(word in reply for word in _ABSENT)
-    # An addition that it refuses (a slot that it lacks) is only missing there.
-    return isinstance(operation, AddServer | SetWeight)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ Run-time commands where they are enough, a reload where slots are missing or a c
 HAProxy died. Whatever goes wrong, the next `apply` of the same plane carries on from what HAProxy says.
 
 `exact` is what acknowledgements lean on: no process of ours can send a new request where the last applied
-plane does not. Workers that a reload replaced still serve idle connections, so they get every command too; one
-that cannot be brought in line is ended after the drain time, and until then nothing is exact.
+plane does not. Workers that a reload replaced still serve idle connections, so they are told to hand requests
+over to the newest worker; one that cannot be told is ended after the drain time, and nothing is exact before.
 """
 
 from __future__ import annotations
@@ -50,7 +50,6 @@ class DataPlane:
         self._conversation: cli.Conversation | None = None
         self._applied: Plane | None = None
         self._leaving: dict[tuple[int, str], _Leaving] = {}
-        self._old: set[int] = set()
         self._doubtful: dict[int, float] = {}
         self._reaped_at = self._reconciled_at = 0.0
         self.reloads = 0
@@ -81,8 +80,7 @@ class DataPlane:
         try:
             if known:
                 self._observe()
-            # What the former agent told the replaced workers is not known.
-            self._doubt(self._haproxy.workers().old)
+            self._hand_over(self._haproxy.workers().old)
         except _BROKEN as error:
             _log.warning("haproxy.not_adopted", error=str(error))
             self._forget()
@@ -138,17 +136,16 @@ class DataPlane:
         self._forget()
         left = self._haproxy.start(render.configuration(self._frame, wanted), render.host_map(wanted))
         self.starts += 1
-        self._doubt(left)
+        for pid in left:
+            self._doubt(pid, "its master is dead")
         self._applied = wanted
         self._reconciled_at = time.monotonic()
 
     def _reload(self, wanted: Plane) -> None:
-        """First brings the worker that will be replaced as near as it gets: it serves on for a while."""
-        exact = False
+        """First brings the worker that will be replaced as near as it gets: it serves on until the end."""
         if self._applied is not None:
             try:
                 self._run(diff.difference(self._applied, _clipped(wanted, self._applied.slots)))
-                exact = True
             except _BROKEN as error:
                 _log.warning("dataplane.before_reload", error=str(error))
         before = self._haproxy.worker
@@ -161,9 +158,7 @@ class DataPlane:
                 self._observe()
             raise
         self.reloads += 1
-        self._old.add(before)
-        if not exact:
-            self._doubt([before])
+        self._hand_over([before])
         self._leaving.clear()
         self._observe()
         if self._applied != wanted:
@@ -219,7 +214,6 @@ class DataPlane:
                     pass
             lines.extend(commands.commands(operation))
         self._expect(lines)
-        self._tell_old_workers(operations)
 
     def _expect(self, lines: Sequence[str]) -> None:
         if not lines:
@@ -238,22 +232,6 @@ class DataPlane:
             if time.monotonic() > deadline:
                 raise cli.CommandError(f"{name} is not deleted: {reply[:200]}")
             time.sleep(0.02)
-
-    def _tell_old_workers(self, operations: Sequence[Operation]) -> None:
-        for pid in sorted(self._old - self._doubtful.keys()):
-            lines = [(operation, line) for operation in operations for line in commands.commands(operation)]
-            try:
-                talk = self._haproxy.talk_to_master()
-                try:
-                    replies = talk.run([f"@!{pid} {line}" for _, line in lines])
-                finally:
-                    talk.close()
-                pairs = zip(lines, replies, strict=True)
-                fine = all(commands.harmless(operation, reply) for (operation, _), reply in pairs)
-            except cli.CommandError:
-                fine = False
-            if not fine and self._haproxy.lives(pid):
-                self._doubt([pid])
 
     # What HAProxy says
 
@@ -283,7 +261,6 @@ class DataPlane:
         self._hang_up()
         self._applied = None
         self._leaving.clear()
-        self._old.clear()
 
     # Leaving servers and workers
 
@@ -304,19 +281,29 @@ class DataPlane:
                     continue
                 del self._leaving[slot, name]
 
-    def _doubt(self, pids: Iterable[int]) -> None:
-        until = time.monotonic() + self._drain_seconds
+    def _hand_over(self, pids: Iterable[int]) -> None:
+        """Tells replaced workers to route nothing themselves any more."""
         for pid in pids:
-            self._old.add(pid)
-            self._doubtful.setdefault(pid, until)
-            _log.warning("haproxy.doubtful_worker", worker=pid)
+            try:
+                talk = self._haproxy.talk_to_master()
+                try:
+                    (reply,) = talk.run([commands.hand_over(pid)])
+                finally:
+                    talk.close()
+            except cli.CommandError as error:
+                reply = str(error)
+            if reply and self._haproxy.lives(pid):
+                self._doubt(pid, reply)
+
+    def _doubt(self, pid: int, why: str) -> None:
+        self._doubtful.setdefault(pid, time.monotonic() + self._drain_seconds)
+        _log.warning("haproxy.doubtful_worker", worker=pid, why=why[:200])
 
     def _watch_workers(self, now: float) -> None:
-        for pid in [pid for pid in self._old if not self._haproxy.lives(pid)]:
-            self._old.discard(pid)
-            self._doubtful.pop(pid, None)
-        for pid, until in self._doubtful.items():
-            if now >= until:
+        for pid, until in list(self._doubtful.items()):
+            if not self._haproxy.lives(pid):
+                del self._doubtful[pid]
+            elif now >= until:
                 self._haproxy.end_worker(pid)
 
 

@@ -12,14 +12,30 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+EXECUTING_TRIES = 50
+
 
 def is_ours(pid: int, config: Path) -> bool:
-    try:
-        raw = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
-    arguments = raw.split(b"\0")
+    arguments = _command_line(pid).split(b"\0")
     return Path(os.fsdecode(arguments[0])).name == "haproxy" and os.fsencode(config) in arguments
+
+
+def _command_line(pid: int) -> bytes:
+    """Empty for processes that are gone, zombies and the kernel's own.
+
+    It is also empty for a moment while a process executes another image, and HAProxy's master executes itself
+    anew after each start and reload; then, unlike in the other cases, there is an executable to be seen.
+    """
+    for _ in range(EXECUTING_TRIES):
+        try:
+            raw = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if raw:
+                return raw
+            Path(f"/proc/{pid}/exe").readlink()
+        except OSError:
+            return b""
+        time.sleep(0.001)
+    return b""
 
 
 def ours(config: Path) -> list[int]:

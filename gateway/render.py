@@ -16,6 +16,7 @@ from gateway.model import Plane, Server, backend_name
 
 ADMIN_SOCKET = "admin.sock"
 MASTER_SOCKET = "master.sock"
+INNER_SOCKET = "inner.sock"
 CONFIG = "haproxy.cfg"
 HOST_MAP = "host.map"
 
@@ -119,13 +120,12 @@ defaults app from base
 
 frontend http_in from base
   bind {frame.http_bind}
+  bind unix@{INNER_SOCKET} mode 600 accept-proxy
   # bind for TLS goes here: bind IP:443 ssl crt-list certificates.list alpn h2,http/1.1
   http-request set-var(txn.host) req.hdr(host),field(1,:),lower,rtrim(.)
   http-request set-var(txn.be) var(txn.host),map_str({HOST_MAP})
-  # A replaced worker does not know newer host names: the client asks again and reaches the new one.
-  http-request redirect prefix / code 307 if {{ stopping }} !{{ var(txn.be) -m found }}
   http-request return status 404 content-type "text/html; charset=utf-8" file 404.html \
-hdr Cache-Control no-store if !{{ var(txn.be) -m found }}
+hdr Cache-Control no-store if !{{ var(txn.be) -m found }} !{{ stopping }}
   # A client does not get to say where it came from.
   http-request del-header Forwarded
   http-request del-header X-Forwarded-For
@@ -135,6 +135,12 @@ hdr Cache-Control no-store if !{{ var(txn.be) -m found }}
   http-request set-header X-Forwarded-Proto %[ssl_fc,iif(https,http)]
   # An empty response may mean that the request was carried out: only safe methods are sent again.
   http-request disable-l7-retry if !{{ method GET HEAD OPTIONS }}
+  use_backend newest if !{{ var(txn.be) -m found }}
   use_backend %[var(txn.be)]
+
+# A worker that a reload replaced keeps its idle client connections, but servers cannot be changed in it any
+# more ("Proxy is disabled"). Its host map is emptied instead, and it hands requests to the newest worker.
+backend newest from base
+  server newest unix@{INNER_SOCKET} send-proxy-v2
 
 """

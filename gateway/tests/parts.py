@@ -53,6 +53,7 @@ class App:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            wbufsize = -1  # head and body in one packet, or each answer waits 40 ms for a delayed ACK
 
             def do_GET(self) -> None:
                 app.requests.append(dict(self.headers.items()))
