@@ -1,0 +1,241 @@
+"""What the pages read, each in a fixed number of queries. Everything starts from what the viewer may see.
+
+Neither env nor hosts' secrets are loaded: both stand encrypted, and no page shows them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from django.db.models import Count, OuterRef, QuerySet, Subquery, Sum
+from django.utils.functional import cached_property
+
+from apps.core.models import Event
+from apps.deployments.models import App, Instance, Release, ReplicaSet, Rollout
+from apps.deployments.selectors import (
+    app_url,
+    apps_with_counts,
+    events_of,
+    instances_of,
+    releases_of,
+    rollouts_of,
+    versions_of_app,
+)
+from apps.registry.models import Version
+from apps.tenants.models import Tenant
+from apps.tenants.permissions import Action, Viewer, allows, may_create_apps, role_in
+from apps.tenants.selectors import tenants_visible_to
+from portal.web.states import AppState, Facts, state_of
+
+INSTANCES_SHOWN = 100
+ENDED_SHOWN = 5
+VERSIONS_SHOWN = 20
+VERSIONS_OFFERED = 200
+ROLLOUTS_SHOWN = 8
+EVENTS_SHOWN = 15
+
+HEALTHY = Instance.Status.HEALTHY
+
+
+@dataclass(frozen=True, slots=True)
+class AppRow:
+    """One line of the list."""
+
+    app: App
+    state: AppState
+    ready: int
+    wanted: int
+    version: str
+    url: str
+
+
+def app_rows(viewer: Viewer) -> QuerySet[App]:
+    """What ``app_row`` needs; a query set, so that the list can be cut into pages."""
+    wanted = ReplicaSet.objects.filter(app=OuterRef("pk"), wanted__gt=0).order_by()
+    latest = Rollout.objects.filter(app=OuterRef("pk")).order_by("-number")
+    serving = ReplicaSet.objects.filter(app=OuterRef("pk"), wanted__gt=0).order_by("-weight", "-pk")
+    rows: QuerySet[App] = apps_with_counts(viewer).annotate(
+        instances_held=Subquery(
+            Instance.objects.filter(app=OuterRef("pk"), released=False)
+            .order_by()
+            .values("app")
+            .annotate(n=Count("pk"))
+            .values("n")
+        ),
+        instances_wanted=Subquery(wanted.values("app").annotate(n=Sum("wanted")).values("n")),
+        rollout_last=Subquery(latest.values("status")[:1]),
+        rollout_target=Subquery(latest.values("target")[:1]),
+        version_tag=Subquery(serving.values("release__version__tag")[:1]),
+    )
+    return rows
+
+
+def app_row(app: App) -> AppRow:
+    """Of a row that came from ``app_rows``."""
+    read = vars(app)
+    facts = Facts(
+        ready=read["instances_ready"],
+        wanted=read["instances_wanted"] or 0,
+        held=read["instances_held"] or 0,
+        last=read["rollout_last"] or "",
+        removal=read["rollout_last"] is not None and read["rollout_target"] is None,
+    )
+    return AppRow(app, state_of(facts), facts.ready, facts.wanted, read["version_tag"] or "", app_url(app))
+
+
+def creatable_in(viewer: Viewer) -> list[Tenant]:
+    """The tenants in which the viewer may create apps. People are members of few tenants, so each is asked."""
+    return [tenant for tenant in tenants_visible_to(viewer) if may_create_apps(viewer, tenant)]
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """What the viewer may do with one app."""
+
+    role: str
+    push: bool
+    deploy: bool
+
+    @classmethod
+    def of(cls, viewer: Viewer, app: App) -> Rights:
+        return cls(
+            role=role_in(viewer, app.tenant_id) or "",
+            push=allows(viewer, Action.PUSH, app),
+            deploy=allows(viewer, Action.DEPLOY, app),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceRow:
+    """``host`` is a number within the app's page: which instances share a host, without saying which host it is."""
+
+    instance: Instance
+    version: str
+    release: int
+    host: int
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutView:
+    rollout: Rollout
+    open: bool
+    removal: bool
+    version: str
+    release: int
+    ready: int
+    wanted: int
+
+
+@dataclass
+class AppLive:
+    """The parts of an app's page that change by themselves."""
+
+    app: App
+    instances: list[InstanceRow] = field(init=False)
+    hidden: int = field(init=False)
+    ended: list[InstanceRow] = field(init=False)
+    versions: list[Version] = field(init=False)
+    more_versions: bool = field(init=False)
+    rollouts: list[RolloutView] = field(init=False)
+    events: list[Event] = field(init=False)
+    running_tags: set[str] = field(init=False)
+    ready: int = field(init=False)
+    wanted: int = field(init=False)
+    held: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        app = self.app
+        sets = list(app.replica_sets.filter(wanted__gt=0).values_list("pk", "wanted", "release__version__tag"))
+        self.wanted = sum(wanted for _, wanted, _ in sets)
+        self.running_tags = {tag for _, _, tag in sets}
+        self._count()
+        rows = instances_of(app).select_related(None).select_related("replica_set__release__version")
+        rows = rows.defer("replica_set__release__env")
+        current = list(rows.filter(released=False).order_by("pk")[:INSTANCES_SHOWN])
+        ended = list(rows.filter(released=True).exclude(code="")[:ENDED_SHOWN])
+        hosts = {pk: at for at, pk in enumerate(sorted({one.host_id for one in current}), start=1)}
+        self.instances = [_instance_row(one, hosts) for one in current]
+        self.ended = [_instance_row(one, {}) for one in ended]
+        self.hidden = max(0, self.held - len(current))
+        versions = list(versions_of_app(app)[: VERSIONS_SHOWN + 1])
+        self.versions, self.more_versions = versions[:VERSIONS_SHOWN], len(versions) > VERSIONS_SHOWN
+        rollouts = rollouts_of(app).defer("target__release__env")[:ROLLOUTS_SHOWN]
+        self.rollouts = [self._rollout(one) for one in rollouts]
+        self.events = list(events_of(app)[:EVENTS_SHOWN])
+
+    def _count(self) -> None:
+        """How many there are per replica set, by the database, whatever number is shown."""
+        rows = self.app.instances.filter(released=False).order_by().values_list("replica_set_id", "status")
+        counted: Iterable[tuple[int, str, int]] = rows.annotate(n=Count("pk"))
+        self.held = 0
+        self._ready_of: dict[int, int] = {}
+        for set_id, status, number in counted:
+            self.held += number
+            if status == HEALTHY:
+                self._ready_of[set_id] = self._ready_of.get(set_id, 0) + number
+        self.ready = sum(self._ready_of.values())
+
+    def _rollout(self, rollout: Rollout) -> RolloutView:
+        release = rollout.target.release if rollout.target else None
+        return RolloutView(
+            rollout=rollout,
+            open=rollout.status in Rollout.OPEN,
+            removal=release is None,
+            version=release.version.tag if release else "",
+            release=release.number if release else 0,
+            ready=self._ready_of.get(rollout.target_id or 0, 0),
+            wanted=rollout.instances,
+        )
+
+    @cached_property
+    def latest(self) -> RolloutView | None:
+        return self.rollouts[0] if self.rollouts else None
+
+    @cached_property
+    def state(self) -> AppState:
+        last = self.latest
+        return state_of(
+            Facts(
+                ready=self.ready,
+                wanted=self.wanted,
+                held=self.held,
+                last=last.rollout.status if last else "",
+                removal=last.removal if last else False,
+            )
+        )
+
+    @property
+    def url(self) -> str:
+        return app_url(self.app)
+
+    @property
+    def undeployable(self) -> bool:
+        return bool(self.held or self.wanted)
+
+    @property
+    def placement_retry_at(self) -> datetime | None:
+        return self.app.retry_at
+
+
+def _instance_row(instance: Instance, hosts: dict[int, int]) -> InstanceRow:
+    release = instance.replica_set.release
+    return InstanceRow(instance, release.version.tag, release.number, hosts.get(instance.host_id, 0))
+
+
+def last_release(app: App) -> Release | None:
+    """With its env: the form names the variables that it keeps, never their values."""
+    return releases_of(app).first()
+
+
+def version_tags(app: App) -> list[str]:
+    return list(versions_of_app(app).values_list("tag", flat=True)[:VERSIONS_OFFERED])
+
+
+def wanted_now(app: App) -> int | None:
+    """How many instances a deploy keeps by default; None where nothing is wanted."""
+    size: int | None = (
+        app.replica_sets.filter(wanted__gt=0).order_by("-wanted").values_list("wanted", flat=True).first()
+    )
+    return size

@@ -1,0 +1,109 @@
+// What pages need beyond HTML: copy buttons, questions before dangerous forms, live fragments that disturb nobody.
+// Everything is found by data attributes; all words come from the templates.
+(function () {
+  "use strict";
+
+  // Copy buttons ------------------------------------------------------------------------------------------------
+  async function copy(button) {
+    const text = document.getElementById(button.dataset.copy).textContent;
+    try {
+      await navigator.clipboard.writeText(text);
+    } catch {
+      // No clipboard without HTTPS: select the text, so that the person can copy it.
+      window.getSelection().selectAllChildren(document.getElementById(button.dataset.copy));
+      return;
+    }
+    const before = button.textContent;
+    button.textContent = button.dataset.copied;
+    setTimeout(() => { button.textContent = before; }, 1500);
+  }
+  for (const button of document.querySelectorAll("[data-copy]")) button.hidden = false;
+
+  // Questions before forms --------------------------------------------------------------------------------------
+  const dialog = document.getElementById("confirm");
+  document.addEventListener("submit", (event) => {
+    const form = event.target;
+    if (!form.dataset.confirm || form.dataset.confirmed) return;
+    event.preventDefault();
+    document.getElementById("confirm-text").textContent = form.dataset.confirm;
+    document.getElementById("confirm-ok").textContent = form.dataset.confirmYes;
+    dialog.returnValue = "";
+    dialog.addEventListener("close", () => {
+      if (dialog.returnValue !== "ok") return;
+      form.dataset.confirmed = "yes";
+      form.requestSubmit();
+    }, { once: true });
+    dialog.showModal();
+  });
+
+  // The deploy form ---------------------------------------------------------------------------------------------
+  const form = document.getElementById("deploy-form");
+  const select = form && form.elements.namedItem("version");
+
+  // The form is never swapped, so newly pushed versions are added to it, and nothing typed is lost.
+  function offerVersions() {
+    if (!select) return;
+    const known = new Set([...select.options].map((option) => option.value));
+    const found = [...document.querySelectorAll("[data-version]")].map((row) => row.dataset.version);
+    const fresh = found.filter((tag) => !known.has(tag)).reverse();
+    for (const tag of fresh) select.add(new Option(tag, tag), 0);
+    // The newest is chosen only where there was no choice before.
+    if (fresh.length && !known.size) select.selectedIndex = 0;
+    const empty = select.options.length === 0;
+    form.querySelector("button[type=submit]").disabled = empty;
+    const hint = document.querySelector("[data-no-version]");
+    if (hint) hint.hidden = !empty;
+  }
+
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-copy]");
+    if (button) copy(button);
+    const pick = event.target.closest("[data-pick]");
+    if (pick && select) {
+      select.value = pick.dataset.pick;
+      select.focus();
+    }
+    for (const menu of document.querySelectorAll("[data-menu][open]")) {
+      if (!menu.contains(event.target)) menu.open = false;
+    }
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    for (const menu of document.querySelectorAll("[data-menu][open]")) {
+      menu.open = false;
+      menu.querySelector("summary").focus();
+    }
+  });
+
+  // Live fragments ----------------------------------------------------------------------------------------------
+  const offline = document.getElementById("offline");
+  const last = new WeakMap();
+  const polls = (event) => event.detail.elt && event.detail.elt.hasAttribute("data-poll");
+
+  document.addEventListener("htmx:beforeRequest", (event) => {
+    // A page that nobody looks at asks for nothing.
+    if (polls(event) && document.hidden) event.preventDefault();
+  });
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    if (!polls(event)) return;
+    const text = event.detail.xhr.responseText;
+    const selecting = String(window.getSelection()) && event.detail.elt.contains(window.getSelection().anchorNode);
+    // Nothing new, or somebody is marking text there: leave the page alone.
+    if (last.get(event.detail.elt) === text || selecting) event.detail.shouldSwap = false;
+    else if (event.detail.shouldSwap) last.set(event.detail.elt, text);
+  });
+  document.addEventListener("htmx:afterRequest", (event) => {
+    // Refused by beforeRequest: there was no answer to judge.
+    if (polls(event) && event.detail.xhr) offline.hidden = event.detail.successful === true;
+  });
+  document.addEventListener("htmx:sendError", () => { offline.hidden = false; });
+  document.addEventListener("htmx:afterSwap", offerVersions);
+  offerVersions();
+
+  // Small things ------------------------------------------------------------------------------------------------
+  // A reload must not send the form again that made the secret which the page shows.
+  const replaced = document.querySelector("[data-replace-url]");
+  if (replaced) history.replaceState(null, "", replaced.dataset.replaceUrl);
+  const problem = document.querySelector("[data-focus]");
+  if (problem) problem.focus();
+})();

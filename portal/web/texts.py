@@ -1,0 +1,148 @@
+"""Words for people: every status, role and code that the services speak in, in the reader's language."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from django.utils.functional import Promise
+from django.utils.translation import get_language
+from django.utils.translation import gettext_lazy as _
+
+from apps.core.errors import BerthError
+
+Text = str | Promise
+
+#: status -> (words, tone). Tones are classes of berth.css.
+APP_STATES: Final[dict[str, tuple[Text, str]]] = {
+    "new": (_("not deployed yet"), "quiet"),
+    "deploying": (_("deploying"), "busy"),
+    "running": (_("running"), "good"),
+    "degraded": (_("degraded"), "warn"),
+    "down": (_("down"), "bad"),
+    "undeploying": (_("undeploying"), "busy"),
+    "failed": (_("deploy failed"), "bad"),
+    "stopped": (_("stopped"), "quiet"),
+}
+INSTANCE_STATUSES: Final[dict[str, tuple[Text, str]]] = {
+    "placed": (_("placed"), "busy"),
+    "starting": (_("starting"), "busy"),
+    "running": (_("started, not ready yet"), "busy"),
+    "healthy": (_("ready"), "good"),
+    "unhealthy": (_("unhealthy"), "bad"),
+    "draining": (_("stopping"), "busy"),
+    "stopped": (_("stopped"), "quiet"),
+    "failed": (_("failed"), "bad"),
+    "lost": (_("lost"), "bad"),
+}
+ROLLOUT_STATUSES: Final[dict[str, tuple[Text, str]]] = {
+    "pending": (_("pending"), "busy"),
+    "progressing": (_("in progress"), "busy"),
+    "paused": (_("paused"), "warn"),
+    "succeeded": (_("succeeded"), "good"),
+    "failed": (_("failed"), "bad"),
+    "cancelled": (_("cancelled"), "quiet"),
+    "rolled_back": (_("rolled back"), "warn"),
+    "superseded": (_("superseded"), "quiet"),
+}
+EVENT_LEVELS: Final[dict[str, tuple[Text, str]]] = {
+    "info": (_("info"), "quiet"),
+    "warning": (_("warning"), "warn"),
+    "error": (_("error"), "bad"),
+}
+ROLES: Final[dict[str, Text]] = {
+    "owner": _("owner"),
+    "admin": _("admin"),
+    "developer": _("developer"),
+    "viewer": _("viewer"),
+}
+SCOPES: Final[dict[str, Text]] = {
+    "api": _("the API"),
+    "registry": _("the registry (docker login)"),
+}
+
+#: code -> a sentence with the next step. Shown alone where the service's own sentence can't be shown, and before
+#: that sentence where the reader's language is not English, in which the services speak.
+CODES: Final[dict[str, Text]] = {
+    "apps.not_deployed": _("The app runs nothing that could be undeployed."),
+    "apps.not_found": _("There is no such app that you can see."),
+    "conflict": _("This does not go together with what happens right now. Look again, then retry."),
+    "container.refused": _("The container could not be created as asked. Check the release's settings."),
+    "discovery.unavailable": _("Routing can't be changed at the moment. What serves, serves on; try again soon."),
+    "engine.address_refused": _("The host could not offer the instance's address. The platform will place it anew."),
+    "engine.failed": _("The host's container engine failed. The platform's operators can see why."),
+    "engine.moved": _("The host's container engine was replaced. The platform will place the instance anew."),
+    "engine.unreachable": _("The host could not be reached. The platform will place the instance anew."),
+    "host.name_taken": _("A container of this name was in the way on the host. The platform will try again."),
+    "host.networks_exhausted": _("The host has no network left for your tenant. Tell the platform's operators."),
+    "host.port_taken": _("The instance's port was in use on its host. The platform will place it anew."),
+    "hosts.no_cluster": _("There is no default cluster yet. The platform's operators make one in the admin."),
+    "hosts.not_found": _("There is no such host."),
+    "image.denied": _("The registry refused the pull of the image. Tell the platform's operators."),
+    "image.not_found": _("The registry has no such image any more. Push it again, then deploy."),
+    "image.unavailable": _("The image could not be pulled. Look whether the registry is up, then deploy again."),
+    "instance.exited": _("The process ended by itself. Look at the exit code, and run the image on your machine."),
+    "instance.never_ready": _("It never answered its check. It must listen on $PORT and answer the health path."),
+    "instance.out_of_memory": _("It used more memory than it has. Deploy with more memory."),
+    "instance.unhealthy": _("It stopped answering its health check and is being replaced."),
+    "instance.vanished": _("Its container is gone from its host. It is being replaced."),
+    "not_found": _("There is no such thing that you can see."),
+    "permission.denied": _("Your role does not allow this. Ask an owner or admin of the tenant."),
+    "placement.contended": _("The cluster was too busy to place this. Try again."),
+    "placement.no_host": _("No host has room for this. Ask for less, or tell the platform's operators."),
+    "platform.error": _("Something of ours broke. It was logged; try again, then tell the platform's operators."),
+    "platform.unavailable": _("The platform can't do this at the moment. Try again soon."),
+    "quota.exceeded": _("The tenant's quota has no room for this. Stop something, or ask an admin for more."),
+    "registry.unavailable": _("The registry does not answer. Try again soon."),
+    "registry.unconfigured": _("The registry is not set up yet. Tell the platform's operators."),
+    "releases.invalid": _("A setting of the release can't be used."),
+    "request.invalid": _("What was sent can't be used."),
+    "request.refused": _("This was refused."),
+    "rollout.deadline": _("Not everything was done in time."),
+    "rollout.superseded": _("Something newer took its place."),
+    "rollouts.in_progress": _("A rollout is in progress. Wait for it, or undeploy to stop it."),
+    "rollouts.not_found": _("The app has no such rollout."),
+    "slug.invalid": _("The name can't be used: small letters, digits and single hyphens, a letter first."),
+    "slug.taken": _("The name is taken. App names are unique in the platform; pick another one."),
+    "tenants.not_found": _("There is no such tenant that you are a member of."),
+    "tokens.invalid": _("The token can't be made like this."),
+    "tokens.not_found": _("You have no such token."),
+    "versions.not_found": _("The app has no such version. Push it first, or pick one of its versions."),
+}
+EVENTS: Final[dict[str, Text]] = {
+    "app.created": _("App created"),
+    "instance.failed": _("Instance failed"),
+    "instance.ready": _("Instance ready"),
+    "instance.stopped": _("Instance stopped"),
+    "instance.unhealthy": _("Instance unhealthy"),
+    "placement.waiting": _("Waiting for room"),
+    "rollout.cancelled": _("Rollout cancelled"),
+    "rollout.failed": _("Rollout failed"),
+    "rollout.refused": _("Deploy refused"),
+    "rollout.rolled_back": _("Rolled back"),
+    "rollout.started": _("Rollout started"),
+    "rollout.succeeded": _("Rollout succeeded"),
+    "rollout.superseded": _("Rollout superseded"),
+    "undeploy.started": _("Undeploy started"),
+    "version.pushed": _("Version pushed"),
+}
+
+#: What the engine says about these names hosts and addresses, which are not a tenant's business.
+_OF_THE_PLATFORM = ("engine.", "host.", "hosts.")
+
+
+def speaks_english() -> bool:
+    return (get_language() or "en").startswith("en")
+
+
+def sentence(code: str, detail: str) -> str:
+    """Why, for a tenant: the service's sentence, led by ours where the reader's language is another."""
+    ours = str(CODES.get(code, ""))
+    if not detail or (ours and code.startswith(_OF_THE_PLATFORM)):
+        return ours
+    if speaks_english() or not ours:
+        return detail
+    return f"{ours} ({detail})"
+
+
+def explain(error: BerthError) -> str:
+    return sentence(error.code, error.detail)

@@ -1,0 +1,26 @@
+"""The tenants' pages."""
+
+from __future__ import annotations
+
+from django.contrib.auth.views import LogoutView
+from django.urls import include, path
+
+from portal.web.views import account, app, apps, login
+
+app_name = "web"
+
+urlpatterns = [
+    path("login/", login.Login.as_view(), name="login"),
+    path("logout/", LogoutView.as_view(next_page="web:login"), name="logout"),
+    path("i18n/", include("django.conf.urls.i18n")),
+    path("", apps.apps_list, name="apps"),
+    path("apps/live", apps.apps_live, name="apps-live"),
+    path("apps/new", apps.app_new, name="app-new"),
+    path("apps/<slug:slug>/", app.app_page, name="app"),
+    path("apps/<slug:slug>/live", app.app_live, name="app-live"),
+    path("apps/<slug:slug>/deploy", app.app_deploy, name="app-deploy"),
+    path("apps/<slug:slug>/undeploy", app.app_undeploy, name="app-undeploy"),
+    path("account/", account.account, name="account"),
+    path("account/tokens", account.token_new, name="token-new"),
+    path("account/tokens/<int:pk>/revoke", account.token_end, name="token-revoke"),
+]

@@ -1,0 +1,107 @@
+"""One app: what it is doing, deploy, undeploy."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.contrib import messages
+from django.http import HttpResponse
+from django.shortcuts import redirect, render
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_http_methods, require_safe
+
+from apps.core.errors import BerthError, Denied
+from apps.deployments.models import App
+from apps.deployments.selectors import app_visible_to
+from apps.deployments.services.rollouts import rollout_start, undeploy
+from apps.tenants.permissions import Action, require
+from portal.web.forms import DeployForm
+from portal.web.gate import MemberRequest, member_page
+from portal.web.queries import AppLive, Rights, last_release, version_tags, wanted_now
+from portal.web.texts import explain
+
+
+def _render(
+    request: MemberRequest, app: App, rights: Rights, form: DeployForm | None = None, status: int = 200
+) -> HttpResponse:
+    release = last_release(app) if rights.deploy else None
+    if form is None and rights.deploy:
+        initial = DeployForm.initial_of(release, wanted_now(app))
+        form = DeployForm(versions=version_tags(app), initial=initial)
+    context = {
+        "app": app,
+        "live": AppLive(app),
+        "rights": rights,
+        "form": form,
+        "env_kept": sorted(release.env) if release else [],
+        "registry": settings.REGISTRY_PUBLIC,
+    }
+    return render(request, "web/app.html", context, status=status)
+
+
+@require_safe
+@member_page
+def app_page(request: MemberRequest, slug: str) -> HttpResponse:
+    app = app_visible_to(request.user, slug)
+    return _render(request, app, Rights.of(request.user, app))
+
+
+@require_safe
+@member_page
+def app_live(request: MemberRequest, slug: str) -> HttpResponse:
+    """The parts of the page that change by themselves. Holds no form, so that swapping it disturbs nobody."""
+    app = app_visible_to(request.user, slug)
+    context = {"app": app, "live": AppLive(app), "rights": Rights.of(request.user, app), "swap": True}
+    return render(request, "web/parts/app_live.html", context)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@member_page
+def app_deploy(request: MemberRequest, slug: str) -> HttpResponse:
+    app = app_visible_to(request.user, slug)
+    if request.method != "POST":
+        return redirect("web:app", slug=slug)
+    rights = Rights.of(request.user, app)
+    if not rights.deploy:
+        require(request.user, Action.DEPLOY, app)
+    form = DeployForm(request.POST, versions=version_tags(app))
+    if not form.is_valid():
+        return _render(request, app, rights, form, status=400)
+    data = form.cleaned_data
+    try:
+        rollout = rollout_start(
+            app=app,
+            version=data["version"],
+            by=request.user,
+            instances=data["instances"],
+            settings_=form.settings(),
+        )
+    except Denied:
+        raise
+    except BerthError as error:
+        form.add_refusal(error, DeployForm.REFUSALS)
+        return _render(request, app, rights, form, status=error.status)
+    messages.success(
+        request,
+        _("Rollout %(number)d has begun: version %(version)s.")
+        % {"number": rollout.number, "version": data["version"]},
+    )
+    return redirect("web:app", slug=slug)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@member_page
+def app_undeploy(request: MemberRequest, slug: str) -> HttpResponse:
+    """GET asks whether it is meant; POST does it."""
+    app = app_visible_to(request.user, slug)
+    require(request.user, Action.DEPLOY, app)
+    if request.method != "POST":
+        return render(request, "web/undeploy.html", {"app": app, "live": AppLive(app)})
+    try:
+        undeploy(app=app, by=request.user)
+    except Denied:
+        raise
+    except BerthError as error:
+        messages.error(request, explain(error))
+    else:
+        messages.success(request, _("%(app)s is being taken down.") % {"app": app.slug})
+    return redirect("web:app", slug=slug)
