@@ -59,7 +59,7 @@ def zookeeper(env: Environment) -> Part:
         cwd=directory,
         needs=[
             Need("java", "default-jre-headless"),
-            Need(_CLASS_PATH[0], "zookeeper"),
+            Need(_CLASS_PATH[0], "libzookeeper-java"),
             Need(_CLASS_PATH[2], "libslf4j-java"),
         ],
         ports=[env.port("zookeeper", "zookeeper (service discovery)")],

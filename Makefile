@@ -1,0 +1,60 @@
+# For people who have make; each target is one command that works without it.
+.DEFAULT_GOAL := help
+PYTHON := .venv/bin/python
+UV := .venv/bin/uv
+COMPILE := $(UV) pip compile --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links
+
+.PHONY: help setup demo test fast fmt lint types imports migrations upgrade up down status clean clean-proof
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F '\t' '{printf "  %-12s %s\n", $$1, $$2}'
+
+setup: ## install what is missing: Debian packages, .venv, front-end packages
+	bin/setup.sh
+
+demo: ## the whole platform on this machine, until Ctrl-C
+	bin/demo
+
+test: ## everything that checks the project, real parts included
+	bin/test
+
+fast: ## the checks, and the tests that need nothing started
+	bin/test --fast
+
+fmt: setup ## format the code and mend what ruff can mend
+	.venv/bin/ruff format
+	.venv/bin/ruff check --fix
+
+lint: setup ## ruff: format and rules
+	.venv/bin/ruff format --check
+	.venv/bin/ruff check
+
+types: setup ## mypy, strict
+	.venv/bin/mypy
+
+imports: setup ## who may import whom
+	.venv/bin/lint-imports
+
+migrations: setup ## write the migrations that the models need
+	$(PYTHON) manage.py makemigrations
+
+upgrade: setup ## newest versions: compile both requirement files anew
+	eval "$$($(PYTHON) stack/uv_settings.py)" && $(COMPILE) --upgrade requirements.in -o requirements.txt
+	eval "$$($(PYTHON) stack/uv_settings.py)" && $(COMPILE) --upgrade requirements-dev.in -o requirements-dev.txt -c requirements.txt
+
+up: setup ## start PostgreSQL, Redis and ZooKeeper for the tests, and leave them running
+	$(PYTHON) -m stack up test
+
+down: setup ## stop them, and whatever a killed run of the demo or the tests left
+	$(PYTHON) -m stack down test
+	$(PYTHON) -m stack down demo
+
+status: setup ## what runs of the demo and the tests
+	-$(PYTHON) -m stack status demo
+	-$(PYTHON) -m stack status test
+
+clean: down ## forget data, caches and the environments (not .venv)
+	rm -rf var portal/web/static/vendor node_modules
+
+clean-proof: ## bin/demo --exit on a fresh Debian made by debootstrap (needs root)
+	tests/clean/run.sh
