@@ -103,6 +103,7 @@ class Watcher:
         self._watched: set[str] = set()
         self._dirty: dict[str, None] = {}
         self._refused: dict[str, float] = {}
+        self._faults: dict[str, tuple[str, ...]] = {}
         self._fence: int | None = None
         self._fence_out = False
         self._retry_at = 0.0
@@ -110,7 +111,7 @@ class Watcher:
         self._to_check: list[str] = []
         # The acknowledgement.
         self.served = 0
-        self._news = False
+        self._news = self._owed = False
         self._unwritten = False
         self._own_zxid = 0
         self._acknowledged_at = 0.0
@@ -211,9 +212,8 @@ class Watcher:
     def _take(self, event: _Fence | tuple[str, str] | None) -> None:
         if isinstance(event, _Fence):
             if event.generation == self._generation:
-                # News from here on is news that this fence does not cover.
                 self._fence = event.zxid
-                self._fence_out = self._news = False
+                self._fence_out = False
         elif event is not None:
             self._news = True
             what, path = event
@@ -260,6 +260,7 @@ class Watcher:
         fence = None
         if complete:
             fence, self._fence = self._fence, None
+            self._owed = self._owed or fence is not None
         return Update(
             epoch=self._epoch,
             listed=listed,
@@ -378,10 +379,18 @@ class Watcher:
             if (route[1].mzxid if route else 0) != (again.mzxid if again else 0):
                 continue  # torn: stays dirty, and is read again
             self._dirty.pop(app, None)
-            readings[app] = parse(app, route[0], addresses[app]) if route else None
-            if (reading := readings[app]) is not None and reading.faults:
-                self._trouble("contract.broken", f"{app}: {'; '.join(reading.faults[:5])}", 0)
+            readings[app] = reading = parse(app, route[0], addresses[app]) if route else None
+            self._report(app, reading.faults if reading is not None else ())
         return readings
+
+    def _report(self, app: str, faults: tuple[str, ...]) -> None:
+        """Once for each set of faults, however often it is read again."""
+        if faults and self._faults.get(app) != faults:
+            self._trouble("contract.broken", f"{app}: {'; '.join(faults[:5])}", 0)
+        if faults:
+            self._faults[app] = faults
+        else:
+            self._faults.pop(app, None)
 
     def _found(self, app: str, result: Any) -> Any:
         try:
@@ -414,13 +423,15 @@ class Watcher:
             return
         only_own = zxid == self._own_zxid and self.served == zxid - 1
         idle = time.monotonic() >= self._acknowledged_at + IDLE_ACK_SECONDS
-        if zxid > self.served and (self._news or (idle and not only_own)):
-            self._fence_out = True
+        if zxid > self.served and (self._news or self._owed or (idle and not only_own)):
+            # A mark that is taken from now on may be of a change after zxid: marks come before replies.
+            self._fence_out, self._news = True, False
             fence = Callback("watch", self._inbox.put, (_Fence(generation, zxid),))
             self._client.handler.dispatch_callback(fence)
 
     def acknowledge(self, zxid: int) -> None:
         """Says in the gateway's node that every change up to ``zxid`` is in force."""
+        self._owed = False
         try:
             self._publish(max(zxid, self.served))
         except _UNREACHABLE as error:

@@ -207,3 +207,12 @@ def test_a_replaced_worker_does_not_serve_a_removed_instance(
     publisher.await_served(publisher.publish("shop", {"1.0": _instances(two)}))
     assert idle.get("shop.test") == (200, "two")
     until(lambda: before not in gateway.haproxies(), "the replaced worker is gone")
+
+
+def test_acknowledgements_of_a_burst_come_at_once(gateway: Gateway, publisher: Publisher, make_app: Make) -> None:
+    """Publications that overtake a fence are not left to the acknowledgement that comes when it is quiet."""
+    one = make_app("one")
+    for _ in range(10):
+        for number in range(5):
+            zxid = publisher.publish(f"app{number}", {"1.0": _instances(one)})
+        publisher.await_served(zxid, seconds=2)
