@@ -126,6 +126,12 @@ enter() {
         chroot "$root" /bin/sh -c "$1"
 }
 
+# iproute2 makes /run/netns a mount at the first namespace, and leaves it so.
+mounts_inside() {
+    awk -v inside="$root/" 'index($2, inside) == 1 && $2 != inside "run/netns" { print $2 }' /proc/self/mounts | sort
+}
+
+mounts=$(mounts_inside)
 failed=0
 command=${CLEAN_COMMAND:-bin/demo --exit}
 
@@ -166,7 +172,7 @@ if [ -n "$left" ]; then
     say "of the network or the control groups is left: $left"
     failed=1
 fi
-extra=$(awk -v root="$root" 'index($2, root "/") == 1 && $2 ~ /(overlay|docker|netns\/|berth)/ && $2 !~ /\/srv\/source$/ {print $2}' /proc/self/mounts)
+extra=$(comm -13 <(echo "$mounts") <(mounts_inside))
 if [ -n "$extra" ]; then
     say "mounts are left: $extra"
     failed=1
