@@ -194,6 +194,8 @@ class DockerHosts:
             *("--default-address-pool", "base=10.200.0.0/14,size=26"),
             *("--storage-driver", "overlay2"),
             "--live-restore=false",
+            # Its proxy would carry a stranger's container on the same host around the walls between tenants.
+            "--userland-proxy=false",
             # Containers that ignore SIGTERM are killed after it; hosts are stopped one after the other.
             *("--shutdown-timeout", "2"),
             *("--log-level", "warn"),

@@ -31,10 +31,18 @@ class Stack:
     """Parts of one environment directory under one supervisord.
 
     ``say`` gets one line for each step; it is None for silence. As a context manager it starts and stops.
-    A part whose ``after`` names something outside of the stack does not wait for it.
+    A part whose ``after`` names something outside of the stack does not wait for it. ``forget`` names files, and
+    directories to be emptied, that a start begins without: only once no other runner can be using them.
     """
 
-    def __init__(self, directory: Path, parts: Sequence[Part], *, say: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        parts: Sequence[Part],
+        *,
+        say: Callable[[str], None] | None = None,
+        forget: Sequence[str] = (),
+    ) -> None:
         names = [part.name for part in parts]
         if len(set(names)) != len(names):
             raise ValueError(f"two parts of the same name: {names}")
@@ -42,6 +50,7 @@ class Stack:
         self.id = processes.stack_id(self.directory)
         self.parts = {part.name: part for part in _ordered(parts)}
         self._say = say or (lambda line: None)
+        self._forget = forget
         self._process: subprocess.Popen[bytes] | None = None
         self._lock: int | None = None
         self._supervisor = supervision.Supervisor(_socket(self.directory, self.id))
@@ -70,6 +79,8 @@ class Stack:
         self._acquire()
         try:
             self._clear()
+            for name in self._forget:
+                _empty(self.directory / name)
             ports.check(port for part in self.parts.values() for port in part.ports)
             self._launch()
             self._start_parts()
@@ -253,6 +264,17 @@ def _remove_fallback(socket_directory: Path, directory: Path) -> None:
     """Short paths in the system's temporary directory are for the time of a run only."""
     if directory not in socket_directory.parents:
         shutil.rmtree(socket_directory, ignore_errors=True)
+
+
+def _empty(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        for entry in path.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _ordered(parts: Sequence[Part]) -> list[Part]:

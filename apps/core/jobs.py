@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 
 import structlog
@@ -25,8 +26,18 @@ def enqueue(name: str, *ids: int | str, countdown: float | None = None) -> None:
     transaction.on_commit(partial(_send, name, ids, countdown))
 
 
+class _Quiet:
+    """After a nudge was lost, the next ones are not tried for a while: a request that sends ten waits once."""
+
+    seconds = 3.0
+    until = 0.0
+
+
 def _send(name: str, ids: tuple[int | str, ...], countdown: float | None) -> None:
+    if time.monotonic() < _Quiet.until:
+        return
     try:
         current_app.send_task(name, args=ids, countdown=countdown, ignore_result=True, retry=False)
     except (OperationalError, OSError) as error:
+        _Quiet.until = time.monotonic() + _Quiet.seconds
         log.warning("nudge_lost", task=name, ids=ids, error=str(error))

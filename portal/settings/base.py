@@ -106,7 +106,7 @@ def database(url: str) -> dict[str, Any]:
     return config
 
 
-DATABASES = {"default": database(env.str("DATABASE_URL", default=f"sqlite:///{VAR / 'berth.sqlite3'}"))}
+DATABASES = {"default": database(env.str("DATABASE_URL", default="") or f"sqlite:///{VAR / 'berth.sqlite3'}")}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 AUTH_USER_MODEL = "tenants.User"

@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 
 from celery import Celery
 
 from stack import probes
 from stack.environment import ROOT, Environment
-from stack.parts.base import Need, Part
+from stack.parts.base import Need, Part, PartFailed
 
 
 def _python(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", module, *arguments]
 
 
+def _manage(env: Environment, *arguments: str) -> None:
+    """``manage.py`` in the environment. Raises PartFailed with its last lines."""
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "manage.py"), *arguments],
+        env={**os.environ, **env.variables()},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode:
+        tail = "\n".join(result.stderr.strip().splitlines()[-15:])
+        raise PartFailed(f"manage.py {arguments[0]} failed ({result.returncode}):\n{tail}")
+
+
 def web(env: Environment, *, workers: int = 2) -> Part:
     port = env.ports["portal"]
+
+    def prepare() -> None:
+        _manage(env, "migrate", "--no-input", "--verbosity=0")
+        _manage(env, "collectstatic", "--no-input", "--verbosity=0")
+
     return Part(
         name="web",
         argv=_python(
@@ -32,7 +54,8 @@ def web(env: Environment, *, workers: int = 2) -> Part:
         env=env.variables(),
         cwd=ROOT,
         ports=[env.port("portal", "web (the portal)")],
-        after=("redis", "zookeeper"),
+        after=("postgres", "redis", "zookeeper"),
+        prepare=prepare,
         stop_wait_s=15,
         autorestart=True,
         start_wait_s=60,
@@ -60,7 +83,8 @@ def worker(env: Environment, *, concurrency: int = 4, queues: str = "") -> Part:
         ready=ready,
         env=variables,
         cwd=ROOT,
-        after=("redis",),
+        # The tables are made when web is prepared.
+        after=("redis", "web"),
         # A warm stop lets running tasks end; after it the lease lets another worker go on with them.
         stop_wait_s=20,
         autorestart=True,
@@ -99,7 +123,7 @@ def beat(env: Environment) -> Part:
         ready=lambda: any(directory.glob("schedule*")),
         env=env.variables(),
         cwd=ROOT,
-        after=("redis",),
+        after=("redis", "web"),
         prepare=prepare,
         autorestart=True,
         start_wait_s=60,

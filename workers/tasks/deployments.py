@@ -40,7 +40,7 @@ def gateways() -> None:
 
 @shared_task(name="deployments.probe")
 def probe() -> None:
-    reconcile.probe_pass()
+    reconcile.probe_pass(clients())
 
 
 @shared_task(name="deployments.observe_hosts")

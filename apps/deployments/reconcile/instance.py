@@ -40,6 +40,8 @@ Status = Instance.Status
 #: How long one pass waits for readiness, or for gateways, before it gives the worker back. Seconds.
 PATIENCE_S = 2.0
 POLL_S = 0.05
+#: How often a container that does not answer yet is looked at, whether it still runs. Seconds.
+LOOK_S = 0.4
 AGAIN_S = 0.5
 
 
@@ -140,17 +142,31 @@ def exited(instance: Instance, observed: Observed) -> bool:
 def _await_ready(instance: Instance, clients: Clients) -> bool:
     """Poll fast for a moment, since most apps are ready within it; then leave it to the probe pass."""
     target = target_of(instance)
-    patience = time.monotonic() + PATIENCE_S
+    began = looked = time.monotonic()
     while True:
-        result = clients.probe([target])[target.pk]
-        if result is None:
+        wrong = clients.probe([target])[target.pk]
+        if wrong is None:
             instance_ready(instance=instance)
             return False
         if instance.deadline_at is not None and now() >= instance.deadline_at:
-            return never_ready(instance, result)
-        if time.monotonic() >= patience:
+            return never_ready(instance, wrong)
+        at = time.monotonic()
+        if at - looked >= LOOK_S:
+            looked = at
+            if _ended(instance, clients):
+                return True
+        if at - began >= PATIENCE_S:
             return False
         time.sleep(POLL_S)
+
+
+def _ended(instance: Instance, clients: Clients) -> bool:
+    """Whether its container ended by itself; what can't be seen did not."""
+    try:
+        observed = clients.engine(instance.host).inspect(spec_of(instance).name)
+    except EngineError:
+        return False
+    return observed is not None and observed.state is ContainerState.EXITED and exited(instance, observed)
 
 
 def _retire(instance: Instance, clients: Clients) -> bool:

@@ -1,0 +1,235 @@
+"""Push, deploy, reach; then break it: on real parts, over two Docker hosts."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+from kazoo.client import KazooClient
+
+from stack.environment import ROOT
+from stack.journey import gateway_get, manage, wait_for
+from stack.parts.base import StackError
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+SMALL = {"memory_mb": 64, "cpu_millis": 50}
+
+
+def _zookeeper(platform):
+    client = KazooClient(
+        platform.env.variables()["BERTH_ZOOKEEPER"],
+        auth_data=[("digest", platform.env.variables()["BERTH_ZOOKEEPER_GATEWAY"])],
+    )
+    client.start(timeout=10)
+    return client
+
+
+def _published(platform, app):
+    """container id -> host:port, per version, as ZooKeeper holds it."""
+    client = _zookeeper(platform)
+    try:
+        base = f"/caas/service/address/{app}"
+        if client.exists(base) is None:
+            return {}
+        return {
+            version: {
+                container: client.get(f"{base}/{version}/{container}")[0].decode()
+                for container in client.get_children(f"{base}/{version}")
+            }
+            for version in client.get_children(base)
+        }
+    finally:
+        client.stop()
+        client.close()
+
+
+@contextmanager
+def _load(platform, app) -> Iterator[Counter[str]]:
+    """One request after the other until the block ends; counts what came back."""
+    outcomes: Counter[str] = Counter()
+    done = threading.Event()
+
+    def ask() -> None:
+        url = f"http://127.0.0.1:{platform.env.ports['gateway']}/"
+        with httpx.Client(trust_env=False, timeout=10, headers={"Host": f"{app}.localhost"}) as client:
+            while not done.wait(0.005):
+                try:
+                    outcomes[str(client.get(url).status_code)] += 1
+                except httpx.HTTPError as error:
+                    outcomes[type(error).__name__] += 1
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield outcomes
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def owner(platform):
+    member = platform.member("acme", "owner")
+    member.login()
+    return member
+
+
+@pytest.fixture
+def app(platform, owner, request):
+    """A new app with version 1.0 pushed; undeployed afterwards if it runs."""
+    slug = f"a{abs(hash(request.node.name)) % 10**8}"
+    owner.app_create("acme", slug)
+    owner.push_sample(slug, "1.0")
+    owner.version_wait(slug, "1.0")
+    yield slug
+    try:
+        owner.undeploy(slug)
+    except StackError as error:
+        if "apps.not_deployed" not in str(error):
+            raise
+
+
+def test_a_pushed_image_serves_from_two_hosts_through_the_gateway(platform, owner, app):
+    rollout = owner.deploy(app, "1.0", instances=2, env={"GREETING": 'it\'s "me"\nand me'}, **SMALL)
+    assert rollout["status"] == "succeeded", rollout
+    assert [len(platform.labelled(host, app)) for host in (0, 1)] == [1, 1]
+    answers = {gateway_get(platform.env, app).text for _ in range(10)}
+    assert len(answers) == 2, "round robin over both"
+    assert all('it\'s "me"\nand me' in answer for answer in answers)
+    ready = {one["container_id"] for one in owner.instances(app)}
+    assert set(_published(platform, app)["1.0"]) == ready == set(platform.labelled(0, app) + platform.labelled(1, app))
+    for container, address in _published(platform, app)["1.0"].items():
+        assert httpx.get(f"http://{address}/_ping", trust_env=False).text == "pong\n", container
+
+
+def test_unknown_hosts_get_404_and_apps_without_instances_503(platform, owner, app):
+    assert gateway_get(platform.env, "nobody-has-this").status_code == 404
+    wait_for("the app's route", lambda: gateway_get(platform.env, app).status_code == 503)
+
+
+def test_an_undeploy_leaves_nothing_behind(platform, owner, app):
+    owner.deploy(app, "1.0", instances=2, **SMALL)
+    with _load(platform, app) as outcomes:
+        assert owner.undeploy(app)["status"] == "succeeded"
+    assert set(outcomes) <= {"200", "503"}, outcomes
+    assert [platform.labelled(host, app) for host in (0, 1)] == [[], []]
+    assert not any(_published(platform, app).values())
+    assert gateway_get(platform.env, app).status_code == 503
+
+
+def test_a_killed_container_is_back_and_routed_within_10_s_and_nobody_notices(platform, owner, app):
+    owner.deploy(app, "1.0", instances=2, **SMALL)
+    victim = platform.labelled(0, app)[0]
+    with _load(platform, app) as outcomes:
+        started = time.monotonic()
+        platform.member("acme", "owner", 0).docker("kill", victim)
+
+        def back() -> bool:
+            routed = set(_published(platform, app)["1.0"])
+            return len(routed) == 2 and victim not in routed
+
+        wait_for("the second instance to be routed again", back, 30)
+        took = time.monotonic() - started
+    assert took < 10, f"took {took:.1f} s"
+    assert set(outcomes) == {"200"}, outcomes
+    assert len({gateway_get(platform.env, app).text for _ in range(10)}) == 2
+
+
+def test_a_worker_killed_in_the_middle_of_a_deploy_leaves_no_orphan_and_no_leak(platform, owner, app):
+    started = owner.request("POST", f"apps/{app}/rollouts/", {"version": "1.0", "instances": 6, **SMALL})
+    wait_for("the first container", lambda: platform.labelled(0, app) + platform.labelled(1, app), 30, 0.01)
+    platform.stack.kill("worker", signal.SIGKILL)
+    platform.stack.restart("worker")
+    rollout = owner.rollout_wait(app, started["number"])
+    assert rollout["status"] == "succeeded", rollout
+    running = platform.labelled(0, app) + platform.labelled(1, app)
+    assert sorted(running) == sorted(one["container_id"] for one in owner.instances(app))
+    assert len(running) == 6
+    assert set(_published(platform, app)["1.0"]) == set(running)
+    owner.undeploy(app)
+    assert platform.labelled(0, app) + platform.labelled(1, app) == []
+    assert _leaked(platform, app) == {"allocations": 0, "ports": 0}
+
+
+def _leaked(platform, app):
+    code = (
+        "import json; from apps.hosts.models import *; from apps.deployments.models import *;"
+        f"own = [i.uid for i in Instance.objects.filter(app__slug={app!r})];"
+        "print(json.dumps({'allocations': Allocation.objects.filter(owner__in=own).count(),"
+        "'ports': PortAllocation.objects.filter(owner__in=own, status='claimed').count()}))"
+    )
+    return json.loads(manage(platform.env, "shell", "--no-imports", "-c", code))
+
+
+def test_another_tenant_can_neither_see_nor_push_nor_pull(platform, owner, app):
+    stranger = platform.member("rival", "owner", host=1)
+    stranger.login()
+    for path in ("", "versions/", "releases/", "rollouts/", "instances/", "events/"):
+        assert stranger.api.get(f"apps/{app}/{path}").status_code == 404
+    assert stranger.api.post(f"apps/{app}/rollouts/", json={"version": "1.0"}).status_code == 404
+    assert stranger.api.post(f"apps/{app}/undeploy/").status_code == 404
+    reference = f"{platform.env.registry_public}/{app}:1.0"
+    with pytest.raises(StackError, match="denied"):
+        stranger.docker("pull", reference)
+    with pytest.raises(StackError, match="denied"):
+        stranger.push_sample(app, "9.9")
+    with pytest.raises(StackError, match="unauthorized"):
+        stranger.docker("login", platform.env.registry_public, "-u", "acme-owner", "--password-stdin", stdin="wrong")
+
+
+@pytest.mark.parametrize(
+    ("entrypoint", "code"),
+    [
+        ('["/bin/busybox", "sh", "-c", "echo broken; exit 3"]', "instance.exited"),
+        ('["/no/such/program"]', "container.refused"),
+    ],
+)
+def test_an_image_that_cannot_run_fails_with_its_cause_and_leaves_nothing(platform, owner, app, entrypoint, code):
+    owner.deploy(app, "1.0", instances=1, **SMALL)
+    broken = f"FROM scratch\nCOPY busybox /bin/busybox\nENTRYPOINT {entrypoint}\n"
+    owner.push_sample(app, "2.0", dockerfile=broken)
+    owner.version_wait(app, "2.0")
+    with _load(platform, app) as outcomes:
+        rollout = owner.deploy(app, "2.0", instances=1)
+    assert (rollout["status"], rollout["code"]) == ("failed", code)
+    assert rollout["reason"]
+    assert set(outcomes) == {"200"}, "the first version serves on"
+    wait_for("the broken containers to go", lambda: len(platform.labelled(0, app) + platform.labelled(1, app)) == 1)
+
+
+def test_a_version_whose_image_vanished_fails_with_its_cause(platform, owner, app):
+    unique = (ROOT / "stack/sample/Dockerfile").read_text() + f"LABEL only={app}\n"
+    reference = owner.push_sample(app, "2.0", dockerfile=unique)
+    owner.version_wait(app, "2.0")
+    # The engine that built it has it still, and would need no registry.
+    owner.docker("image", "rm", reference)
+    digest = {one["tag"]: one["digest"] for one in owner.request("GET", f"apps/{app}/versions/")["results"]}["2.0"]
+    data = platform.env.directory / "registry" / "data" / "docker/registry/v2/repositories" / app
+    (data / "_manifests" / "revisions" / "sha256" / digest.removeprefix("sha256:") / "link").unlink()
+    rollout = owner.deploy(app, "2.0", instances=1, **SMALL)
+    assert (rollout["status"], rollout["code"]) == ("failed", "image.not_found")
+    assert platform.labelled(0, app) + platform.labelled(1, app) == []
+
+
+def test_readyz_names_the_part_that_is_missing(platform, owner):
+    url = f"{platform.env.portal_url}/readyz"
+    assert httpx.get(url, trust_env=False).status_code == 200
+    platform.stack.kill("redis", signal.SIGKILL)
+    try:
+        wait_for("readyz to notice", lambda: httpx.get(url, trust_env=False).status_code == 503, 10)
+        checks = httpx.get(url, trust_env=False).json()["checks"]
+        assert (checks["database"], checks["zookeeper"]) == ("ok", "ok")
+        assert checks["redis"].startswith("unreachable")
+        assert httpx.get(f"{platform.env.portal_url}/healthz", trust_env=False).status_code == 200
+    finally:
+        platform.stack.restart("redis")
+    wait_for("readyz to be well again", lambda: httpx.get(url, trust_env=False).status_code == 200, 30)
