@@ -2,7 +2,7 @@
 
 The current servers are written as static lines, so that a (re)start serves at once and has no gap. Paths are
 relative: HAProxy runs in the gateway's directory (which also keeps socket paths short enough for the kernel).
-Why each option is there was measured on HAProxy 2.6; see docs/gateway.md.
+The options were chosen by measurement on HAProxy 2.6.
 """
 
 from __future__ import annotations

@@ -113,6 +113,8 @@ class Watcher:
         self.served = 0
         self._news = self._owed = False
         self._unwritten = False
+        self._write_at = 0.0
+        self._write_error = ""
         self._own_zxid = 0
         self._acknowledged_at = 0.0
         self.last_error = ""
@@ -197,7 +199,7 @@ class Watcher:
         """Whether something is known that has not been read yet."""
         if self._following != self._generation or self._needs_epoch:
             return True
-        return self._epoch is not None and (self._needs_list or bool(self._dirty) or self._unwritten)
+        return self._epoch is not None and (self._needs_list or bool(self._dirty))
 
     def _drain(self, timeout: float) -> None:
         if self.connected and self._busy():
@@ -242,7 +244,7 @@ class Watcher:
     def _read_on(self, now: float) -> Update:
         if self._needs_epoch and not self._read_epoch():
             return Update()
-        if self._unwritten:
+        if self._unwritten and now >= self._write_at:
             self._publish(self.served)
         listed = None
         if self._epoch is not None and self._needs_list:
@@ -432,34 +434,42 @@ class Watcher:
     def acknowledge(self, zxid: int) -> None:
         """Says in the gateway's node that every change up to ``zxid`` is in force."""
         self._owed = False
-        try:
-            self._publish(max(zxid, self.served))
-        except _UNREACHABLE as error:
-            self._trouble("zookeeper.not_acknowledged", error)
+        self._publish(max(zxid, self.served))
 
     def _publish(self, served: int) -> None:
-        """Writes the gateway's node; on failure it stays to be written in a later step."""
-        client = self._client
+        """Writes the gateway's node. A node that cannot be written is tried again; following goes on."""
         self.served, self._unwritten = served, True
         self._acknowledged_at = time.monotonic()
+        try:
+            self._write_node()
+        except _UNREACHABLE as error:
+            self._write_at = time.monotonic() + RETRY_SECONDS
+            if repr(error) != self._write_error:
+                self._trouble("zookeeper.node_not_written", error, 0)
+            self._write_error = repr(error)
+            return
+        self._unwritten, self._write_error = False, ""
+        self._own_zxid = self._client.last_zxid
+
+    def _write_node(self) -> None:
+        client = self._client
         path = contract.gateway_path(self._gateway)
-        value = contract.GatewayState(self._gateway, self._epoch or "", served).to_json()
+        value = contract.GatewayState(self._gateway, self._epoch or "", self.served).to_json()
         try:
             stat = self._get(client.set_async(path, value))
-            if stat.ephemeralOwner != (client.client_id or (0,))[0]:
-                # Left by this gateway's former session, which has not ended yet. One transaction, because
-                # a gateway that seems gone for a moment is one whose acknowledgement nobody waits for.
-                _log.warning("zookeeper.node_taken_over", path=path, owner=hex(stat.ephemeralOwner))
-                swap = client.transaction()
-                swap.delete(path)
-                swap.create(path, value, ephemeral=True)
-                for result in self._get(swap.commit_async()):
-                    if isinstance(result, Exception):
-                        raise result
         except NoNodeError:
             self._get(client.create_async(path, value, ephemeral=True))
-        self._unwritten = False
-        self._own_zxid = client.last_zxid
+            return
+        if stat.ephemeralOwner != (client.client_id or (0,))[0]:
+            # Left by this gateway's former session, which has not ended yet. One transaction, because a
+            # gateway that seems gone for a moment is one whose acknowledgement nobody waits for.
+            _log.warning("zookeeper.node_taken_over", path=path, owner=hex(stat.ephemeralOwner))
+            swap = client.transaction()
+            swap.delete(path)
+            swap.create(path, value, ephemeral=True)
+            for result in self._get(swap.commit_async()):
+                if isinstance(result, Exception):
+                    raise result
 
     # Trouble
 

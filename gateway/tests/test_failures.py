@@ -73,7 +73,7 @@ def test_an_emptied_zookeeper_drops_nobody_while_it_is_rebuilt(
         rebuilder = Publisher(own_zookeeper.hosts)
         try:
             until(lambda: gateway.status()["zookeeper"] is True, "a new session", 40)
-            until(lambda: "empty" in gateway.status()["last_error"], "the gateway sees no epoch")
+            until(lambda: "there is no epoch" in gateway.log(), "the gateway sees no epoch")
             load.after(100)
             rebuilder.build("epoch-2")
             until(lambda: gateway.status()["epoch"] == "epoch-2", "the new epoch")
