@@ -46,7 +46,6 @@ find_python() {
 present() {
     local what=${1#*:} python
     case $1 in
-    cmd:sudo-unless-root) [ "$(id -u)" = 0 ] || command -v sudo >/dev/null ;;
     cmd:*) command -v "$what" >/dev/null ;;
     file:*) compgen -G "$what" >/dev/null ;;
     static:*) [ -x "$what" ] && ! ldd "$what" >/dev/null 2>&1 ;;

@@ -61,7 +61,7 @@ def _host(env: Environment) -> tuple[dict[str, Any], list[Part], str]:
     if found is not None:
         row = {"name": "this-machine", "address": "127.0.0.1", "engine_url": f"unix://{found}", **size}
         return row, [], f"unix://{found}"
-    hosts = DockerHosts(env, 1, egress=True)
+    hosts = DockerHosts(env, 1, egress=True, stop_wait_s=20)
     (host,) = hosts.hosts
     row = {
         "name": host.name,

@@ -109,10 +109,11 @@ class DockerHosts:
     """``count`` hosts of an environment, with their parts for a Stack.
 
     ``egress`` gives them a way to the outside. The registry and the portal of the environment are reached from
-    a host at its own localhost and at the bridge's address, at the same ports as here.
+    a host at its own localhost and at the bridge's address, at the same ports as here. Containers have
+    ``stop_wait_s`` to end when a host is stopped; then the namespace is killed, and they with it.
     """
 
-    def __init__(self, env: Environment, count: int = 1, *, egress: bool = False) -> None:
+    def __init__(self, env: Environment, count: int = 1, *, egress: bool = False, stop_wait_s: int = 3) -> None:
         if not 0 < count < 100:
             raise ValueError("between 1 and 99 hosts")
         if not is_root():
@@ -121,6 +122,7 @@ class DockerHosts:
             )
         ports = [env.ports["portal"], env.ports["registry"]]
         self.env = env
+        self._stop_wait_s = stop_wait_s
         self.network = HostNetwork(env.id, env.subnet, local_ports=ports, egress=egress)
         self.hosts = [self._host(index) for index in range(1, count + 1)]
         self.parts = [self._part(host) for host in self.hosts]
@@ -164,7 +166,7 @@ class DockerHosts:
             prepare=prepare,
             # unshare itself ignores SIGTERM while its child runs: the group's other member, docker-init, acts.
             stop_group=True,
-            stop_wait_s=30,
+            stop_wait_s=self._stop_wait_s,
             start_wait_s=90,
             hint="Kernel modules may be missing: modprobe overlay br_netfilter iptable_nat",
         )
@@ -196,8 +198,6 @@ class DockerHosts:
             "--live-restore=false",
             # Its proxy would carry a stranger's container on the same host around the walls between tenants.
             "--userland-proxy=false",
-            # Containers that ignore SIGTERM are killed after it; hosts are stopped one after the other.
-            *("--shutdown-timeout", "2"),
             *("--log-level", "warn"),
         ]
 
