@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django import forms
 from django.contrib import admin
 from unfold.admin import ModelAdmin
@@ -39,6 +41,13 @@ class HostForm(forms.ModelForm):  # type: ignore[type-arg]
 
     def clean_tls_key(self) -> str:
         return str(self.cleaned_data["tls_key"] or self.instance.tls_key)
+
+    def clean(self) -> dict[str, Any]:
+        values: dict[str, Any] = super().clean() or self.cleaned_data
+        material = [values.get(name) for name in ("tls_ca", "tls_certificate", "tls_key")]
+        if str(values.get("engine_url", "")).startswith("https://") and not all(material):
+            raise forms.ValidationError("An engine at https:// needs all three: authority, certificate and key.")
+        return values
 
 
 @admin.register(Cluster)

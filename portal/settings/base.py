@@ -216,6 +216,9 @@ ROLLOUT_DEADLINE_S = env.int("BERTH_ROLLOUT_DEADLINE", default=180)
 START_DEADLINE_S = env.int("BERTH_START_DEADLINE", default=120)
 READY_DEADLINE_S = env.int("BERTH_READY_DEADLINE", default=60)
 DRAIN_DEADLINE_S = env.int("BERTH_DRAIN_DEADLINE", default=15)
+# A request that was on its way when its route went may still arrive: a port rests this long after the last gateway's
+# acknowledgement could have been given.
+PORT_QUARANTINE_S = env.int("BERTH_PORT_QUARANTINE", default=30)
 GATEWAY_LEASE_S = env.int("BERTH_GATEWAY_LEASE", default=60)
 PROBE_FAILURES = env.int("BERTH_PROBE_FAILURES", default=3)
 

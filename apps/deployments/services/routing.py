@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import timedelta
 
+from django.conf import settings
 from django.db import transaction
 
 from apps.core.clock import now
@@ -41,15 +43,14 @@ def served_by_all(*, epoch: str, zxid: int) -> bool:
 
 @transaction.atomic
 def quarantines_end() -> int:
-    """Free the ports whose last route every live gateway has dropped. Returns how many."""
+    """Free the ports whose last route every live gateway has dropped, after a rest. Returns how many."""
     gateways = list(live_gateways())
+    rested = now() - timedelta(seconds=settings.PORT_QUARANTINE_S)
     done = []
     for port in quarantined_ports():
-        # Ports of instances that were never routed (zxid 0) are free at once. A changed epoch means that all
-        # gateways of it have read everything anew.
-        served = all(
-            gateway.epoch != port.epoch or gateway.served >= port.zxid for gateway in gateways if gateway.epoch
-        )
-        if port.zxid == 0 or served:
+        # A gateway of another epoch has read everything anew since. It stands at 0 until it has.
+        served = all(gateway.served >= (port.zxid if gateway.epoch == port.epoch else 1) for gateway in gateways)
+        # Ports of instances that were never routed (zxid 0) are free at once.
+        if port.zxid == 0 or (served and port.freed_at is not None and port.freed_at <= rested):
             done.append(port.pk)
     return quarantine_end(pks=done) if done else 0

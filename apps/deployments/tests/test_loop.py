@@ -45,6 +45,10 @@ def _nothing_held(app):
     assert not Host.objects.exclude(memory_mb_claimed=0, cpu_millis_claimed=0).exists()
 
 
+def _rest():
+    PortAllocation.objects.update(freed_at=now() - timedelta(minutes=1))
+
+
 def test_a_deploy_runs_one_instance_per_host_and_routes_both(app, world, hosts, loop, discovery):
     rollout = _deploy(app, world)
     loop.settle()
@@ -67,7 +71,9 @@ def test_an_undeploy_leaves_nothing(app, world, hosts, loop, discovery):
     assert discovery.nodes["shop"] == {}
     assert not any(world.engine_of(host).containers for host in hosts)
     _nothing_held(app)
-    assert not PortAllocation.objects.exists(), "the gateway has acknowledged, so the quarantine is over"
+    _rest()
+    loop.step()
+    assert not PortAllocation.objects.exists(), "acknowledged and rested"
 
 
 def test_an_instance_is_not_stopped_before_the_gateways_let_go(app, world, hosts, loop, discovery):
@@ -94,6 +100,8 @@ def test_a_port_stays_in_quarantine_until_every_live_gateway_has_served_the_chan
     Instance.objects.update(deadline_at=now() - timedelta(seconds=1))
     loop.settle()
     assert Instance.objects.filter(released=True).count() == 2, "the deadline ends the wait"
+    _rest()
+    loop.step()
     assert PortAllocation.objects.filter(status=PortAllocation.Status.QUARANTINED).count() == 2
     discovery.served["gw-2"] = discovery.zxid
     loop.settle()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from django.core.validators import MinValueValidator
+from django.core.validators import MinValueValidator, RegexValidator
 from django.db import models
 from django.db.models import F, Q
 
 from apps.core.crypto import EncryptedTextField
 from apps.core.models import Leased
+
+# Never plain TCP: whoever reaches an engine's API without mutual TLS is root on that host.
+ENGINE_URL = r"^(unix:///[^\s]+|https://[^\s/]+:[0-9]+|memory://[a-z0-9-]+)$"
 
 
 class Cluster(models.Model):
@@ -41,7 +44,11 @@ class Host(Leased):
     cluster = models.ForeignKey(Cluster, on_delete=models.PROTECT, related_name="hosts")
     name = models.SlugField(max_length=63, unique=True)
     address = models.GenericIPAddressField(help_text="where gateways and probes reach its published ports")
-    engine_url = models.CharField(max_length=200, help_text="unix:///… or https://ADDRESS:2376 (mutual TLS)")
+    engine_url = models.CharField(
+        max_length=200,
+        help_text="unix:///… or https://ADDRESS:2376 (mutual TLS)",
+        validators=[RegexValidator(ENGINE_URL, "unix:///path, or https://address:port with mutual TLS.")],
+    )
     tls_ca = models.TextField(blank=True, help_text="PEM of the authority that signed the engine's certificate")
     tls_certificate = models.TextField(blank=True, help_text="PEM of the platform's client certificate")
     tls_key = EncryptedTextField(blank=True, help_text="PEM of its private key; encrypted at rest")
@@ -69,6 +76,7 @@ class Host(Leased):
             models.CheckConstraint(
                 condition=Q(cpu_millis_claimed__lte=F("cpu_millis")), name="host_cpu_not_overcommitted"
             ),
+            models.CheckConstraint(condition=Q(engine_url__regex=ENGINE_URL), name="host_engine_url_is_safe"),
             models.CheckConstraint(
                 condition=Q(port_min__gte=1024, port_max__lte=65535, port_max__gte=F("port_min")),
                 name="host_port_range_sane",
