@@ -95,9 +95,9 @@ class DeployForm(Styled, forms.Form):
 
     version = forms.CharField(label=_("Version"), max_length=128, widget=forms.Select)
     instances = forms.IntegerField(label=_("Instances"), required=False, min_value=1, max_value=500)
-    memory_mb = forms.IntegerField(label=_("Memory per instance, MiB"), required=False, min_value=16)
+    memory_mb = forms.IntegerField(label=_("Memory (MiB)"), required=False, min_value=16)
     cpu = forms.DecimalField(
-        label=_("CPU per instance, cores"),
+        label=_("CPU (cores)"),
         required=False,
         min_value=Decimal("0.01"),
         max_value=256,
@@ -105,11 +105,11 @@ class DeployForm(Styled, forms.Form):
         widget=forms.NumberInput(attrs={"step": "0.01"}),
     )
     container_port = forms.IntegerField(
-        label=_("Port in the container"),
+        label=_("Container port"),
         required=False,
         min_value=1,
         max_value=65535,
-        help_text=_("The platform sets it as PORT; the app must listen on it."),
+        help_text=_("Listen on it: it is set as PORT."),
     )
     health_path = forms.CharField(
         label=_("Health path"),

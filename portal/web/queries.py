@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from django.db.models import Count, OuterRef, QuerySet, Subquery, Sum
+from django.db.models import Case, Count, OuterRef, QuerySet, Subquery, Sum, When
 from django.utils.functional import cached_property
 
 from apps.core.models import Event
@@ -29,7 +29,7 @@ from apps.tenants.permissions import Action, Viewer, allows, may_create_apps, ro
 from apps.tenants.selectors import tenants_visible_to
 from portal.web.states import AppState, Facts, state_of
 
-INSTANCES_SHOWN = 100
+INSTANCES_SHOWN = 30
 ENDED_SHOWN = 5
 VERSIONS_SHOWN = 20
 VERSIONS_OFFERED = 200
@@ -153,7 +153,9 @@ class AppLive:
         self._count()
         rows = instances_of(app).select_related(None).select_related("replica_set__release__version")
         rows = rows.defer("replica_set__release__env")
-        current = list(rows.filter(released=False).order_by("pk")[:INSTANCES_SHOWN])
+        # What is not well stands first, so that it is among those that are shown.
+        well = Case(When(status=HEALTHY, then=1), default=0)
+        current = list(rows.filter(released=False).order_by(well, "pk")[:INSTANCES_SHOWN])
         ended = list(rows.filter(released=True).exclude(code="")[:ENDED_SHOWN])
         hosts = {pk: at for at, pk in enumerate(sorted({one.host_id for one in current}), start=1)}
         self.instances = [_instance_row(one, hosts) for one in current]

@@ -57,7 +57,7 @@ ROLES: Final[dict[str, Text]] = {
 }
 SCOPES: Final[dict[str, Text]] = {
     "api": _("the API"),
-    "registry": _("the registry (docker login)"),
+    "registry": _("the registry"),
 }
 
 #: code -> a sentence with the next step. Shown alone where the service's own sentence can't be shown, and before
