@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 REALM_PATH = "/api/registry/token"
 NOTIFICATIONS_PATH = "/api/registry/notifications"
 REGISTRY_SERVICE = "berth-registry"
-REGISTRY_ISSUER = "berth-portal"
+REGISTRY_ISSUER = "berth"
 # A Unix socket's address holds 107 bytes and a null (unix(7)).
 _LONGEST_SOCKET = 100
 _SETTINGS = {"demo": "portal.settings.dev", "test": "portal.settings.test"}
