@@ -19,6 +19,17 @@ def nudges(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int | str, 
     return sent
 
 
+@pytest.fixture(autouse=True)
+def pinned(settings) -> None:  # type: ignore[no-untyped-def]
+    """The same answers whatever environment the run was given for its real parts."""
+    settings.GATEWAY_URL_PORT = 80
+    settings.PLATFORM_DOMAIN = "localhost"
+    settings.PLATFORM_ID = "test"
+    settings.REGISTRY_PUBLIC = settings.REGISTRY_FOR_HOSTS = "localhost:5443"
+    settings.REGISTRY_SERVICE = "berth-registry"
+    settings.REGISTRY_ISSUER = "berth"
+
+
 @dataclass
 class FakeDiscovery:
     """ZooKeeper and its gateways in memory: the same promises, and faults at will."""

@@ -7,7 +7,7 @@ import secrets
 from cryptography.fernet import Fernet
 
 from portal.settings.base import *  # noqa: F403
-from portal.settings.base import ALLOWED_HOSTS, ENCRYPTION_KEYS, SECRET_KEY
+from portal.settings.base import ALLOWED_HOSTS, ENCRYPTION_KEYS, SECRET_KEY, STATIC_ROOT
 
 SECRET_KEY = SECRET_KEY or secrets.token_urlsafe(48)
 ENCRYPTION_KEYS = ENCRYPTION_KEYS or [Fernet.generate_key().decode()]
@@ -17,3 +17,5 @@ STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
 }
+# whitenoise warns of a directory that is not there.
+STATIC_ROOT.mkdir(parents=True, exist_ok=True)
