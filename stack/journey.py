@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,32 +15,18 @@ from typing import Any
 import httpx
 
 from stack import sample
-from stack.environment import ROOT, Environment
+from stack.environment import Environment
 from stack.parts.base import StackError
+from stack.parts.python import manage
 
 OPEN = {"pending", "progressing", "paused"}
-
-
-def manage(env: Environment, *arguments: str) -> str:
-    """``manage.py`` in the environment. Raises StackError with its last lines."""
-    result = subprocess.run(
-        [sys.executable, str(ROOT / "manage.py"), *arguments],
-        env={**os.environ, **env.variables(), "BERTH_LOG_LEVEL": "WARNING"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if result.returncode:
-        tail = "\n".join(result.stderr.strip().splitlines()[-15:])
-        raise StackError(f"manage.py {arguments[0]} failed ({result.returncode}):\n{tail}")
-    return result.stdout
 
 
 def seed(env: Environment, tenants: Sequence[str], hosts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """An admin, tenants with two members each, and hosts; returns the credentials (see demo_seed)."""
     wanted = [word for slug in tenants for word in ("--tenant", slug)]
-    told: dict[str, Any] = json.loads(manage(env, "demo_seed", *wanted, "--hosts", json.dumps(list(hosts))))
+    # On standard input: the rows hold private keys, which every user of the machine could read in a command line.
+    told: dict[str, Any] = json.loads(manage(env, "demo_seed", *wanted, stdin=json.dumps(list(hosts))))
     return told
 
 

@@ -6,10 +6,12 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin
+from django.http import HttpRequest
 from unfold.admin import ModelAdmin
 
 from apps.core.admin import ReadOnlyAdmin
 from apps.hosts.models import Allocation, Cluster, Host, PortAllocation
+from apps.hosts.services.hosts import host_look
 
 
 class HostForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -81,6 +83,10 @@ class HostAdmin(ModelAdmin):  # type: ignore[misc]
         "last_seen_at",
         "last_error",
     )
+
+    def save_model(self, request: HttpRequest, obj: Host, form: object, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        host_look(host=obj)
 
 
 @admin.register(Allocation)

@@ -17,12 +17,13 @@ def _python(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", module, *arguments]
 
 
-def _manage(env: Environment, *arguments: str) -> None:
-    """``manage.py`` in the environment. Raises PartFailed with its last lines."""
+def manage(env: Environment, *arguments: str, stdin: str = "") -> str:
+    """``manage.py`` in the environment, with this on its standard input. Raises PartFailed with its last lines."""
     result = subprocess.run(
         [sys.executable, str(ROOT / "manage.py"), *arguments],
-        env={**os.environ, **env.variables()},
+        env={**os.environ, **env.variables(), "BERTH_LOG_LEVEL": "WARNING"},
         cwd=ROOT,
+        input=stdin,
         capture_output=True,
         text=True,
         check=False,
@@ -30,14 +31,15 @@ def _manage(env: Environment, *arguments: str) -> None:
     if result.returncode:
         tail = "\n".join(result.stderr.strip().splitlines()[-15:])
         raise PartFailed(f"manage.py {arguments[0]} failed ({result.returncode}):\n{tail}")
+    return result.stdout
 
 
 def web(env: Environment, *, workers: int = 2) -> Part:
     port = env.ports["portal"]
 
     def prepare() -> None:
-        _manage(env, "migrate", "--no-input", "--verbosity=0")
-        _manage(env, "collectstatic", "--no-input", "--verbosity=0")
+        manage(env, "migrate", "--no-input", "--verbosity=0")
+        manage(env, "collectstatic", "--no-input", "--verbosity=0")
 
     return Part(
         name="web",

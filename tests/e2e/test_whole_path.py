@@ -15,8 +15,9 @@ import pytest
 from kazoo.client import KazooClient
 
 from stack.environment import ROOT
-from stack.journey import gateway_get, manage, wait_for
+from stack.journey import gateway_get, wait_for
 from stack.parts.base import StackError
+from stack.parts.python import manage
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 SMALL = {"memory_mb": 64, "cpu_millis": 50}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import secrets
+import sys
+import time
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 
 from apps.hosts.models import Cluster, Host
+from apps.hosts.services.hosts import host_register
 from apps.tenants.models import Plan, Role, Tenant, User
 from apps.tenants.services.tenants import member_add, tenant_create
 from apps.tenants.services.tokens import token_create
@@ -23,15 +26,21 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--tenant", action="append", required=True, help="slug; may be given more than once")
-        parser.add_argument("--hosts", default="[]", help="JSON list of objects with the fields of a host, - for stdin")
+        parser.add_argument("--wait", type=float, default=30, help="seconds to wait until the hosts are ready")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        hosts = json.load(sys.stdin)
+        told = self._seed(options["tenant"], hosts)
+        self._wait([one["name"] for one in hosts], options["wait"])
+        self.stdout.write(json.dumps(told))
 
     @transaction.atomic
-    def handle(self, *args: Any, **options: Any) -> None:
+    def _seed(self, tenants: list[str], hosts: list[dict[str, Any]]) -> dict[str, Any]:
         plan, _ = Plan.objects.get_or_create(slug="standard", defaults={"name": "Standard"})
         cluster, _ = Cluster.objects.get_or_create(slug="main", defaults={"name": "Main", "is_default": True})
         admin, password = self._person("admin", staff=True)
         told: dict[str, Any] = {"admin": {"username": admin.username, "password": password}, "tenants": {}}
-        for slug in options["tenant"]:
+        for slug in tenants:
             owner, owner_password = self._person(f"{slug}-owner")
             developer, developer_password = self._person(f"{slug}-dev")
             tenant = Tenant.objects.filter(slug=slug).first()
@@ -50,12 +59,18 @@ class Command(BaseCommand):
                     (developer, "developer", developer_password),
                 )
             ]
-        text = input() if options["hosts"] == "-" else options["hosts"]
-        for values in json.loads(text):
-            Host.objects.update_or_create(
-                name=values.pop("name"), defaults={**values, "cluster": cluster, "status": Host.Status.JOINING}
-            )
-        self.stdout.write(json.dumps(told))
+        for values in hosts:
+            host_register(cluster=cluster, **values)
+        return told
+
+    def _wait(self, names: list[str], seconds: float) -> None:
+        """Until the workers have found every host's engine answering."""
+        deadline = time.monotonic() + seconds
+        while waiting := Host.objects.filter(name__in=names).exclude(status=Host.Status.READY):
+            if time.monotonic() >= deadline:
+                told = "; ".join(f"{host.name}: {host.last_error or 'not asked yet'}" for host in waiting)
+                raise CommandError(f"Not ready after {seconds:g} s: {told}")
+            time.sleep(0.1)
 
     def _person(self, username: str, *, staff: bool = False) -> tuple[User, str]:
         user, _ = User.objects.get_or_create(username=username, defaults={"email": f"{username}@example.invalid"})
