@@ -35,13 +35,14 @@ def root_directory() -> Path:
 
 @dataclass(frozen=True)
 class Environment:
-    """``kind`` is "demo" (fixed ports, SQLite) or "test" (free ports, PostgreSQL)."""
+    """``kind`` is "demo" (fixed ports, SQLite) or "test" (free ports, PostgreSQL); ``extra`` adds variables."""
 
     directory: Path
     kind: str
     ports: Mapping[str, int]
     subnet: ipaddress.IPv4Network
     secrets: Mapping[str, str] = field(repr=False)
+    extra: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def open(cls, directory: Path, kind: str = "test") -> Environment:
@@ -163,6 +164,7 @@ class Environment:
             "BERTH_GATEWAY_HTTP_BIND": f"127.0.0.1:{ports['gateway']}",
             "BERTH_GATEWAY_STATUS_BIND": f"127.0.0.1:{ports['gateway_status']}",
             "BERTH_VAR": str(self.directory),
+            **self.extra,
         }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -40,7 +40,9 @@ class Platform:
 
 @pytest.fixture(scope="session")
 def platform() -> Iterator[Platform]:
-    env = Environment.open(root_directory() / "e2e", "test")
+    # Long enough for every app of these tests that means to become ready, short enough to wait for one that does not.
+    limits = {"BERTH_READY_DEADLINE": "12"}
+    env = replace(Environment.open(root_directory() / "e2e", "test"), extra=limits)
     hosts = DockerHosts(env, 2)
     with Stack(env.directory, [*hosts.parts, *build(env, PARTS)], forget=STATE) as stack:
         rows = [

@@ -31,5 +31,5 @@ def record(
         actor=actor,
         detail=detail,
     )
-    log.info("event", code=code, message=message, tenant=tenant_id, app=app_id, host=host_id, actor=actor)
+    log.info("recorded", event_code=code, message=message, tenant=tenant_id, app=app_id, host=host_id, actor=actor)
     return event

@@ -17,6 +17,9 @@ from apps.registry.models import Version
 from apps.registry.selectors import versions_of
 from apps.tenants.permissions import Action, Viewer, scoped
 
+#: An instance that lived this long has settled: its end starts no back-off. Seconds.
+SETTLED_S = 300
+
 
 class AppMissing(Missing):
     code = "apps.not_found"
@@ -74,7 +77,7 @@ def rollout_of(app: App, number: int) -> Rollout:
 
 
 def instances_of(app: App) -> QuerySet[Instance]:
-    """Those that hold something, and the last that ended."""
+    """All that it ever had, the newest first."""
     return app.instances.select_related("replica_set__release__version", "host")
 
 
@@ -83,7 +86,9 @@ def versions_of_app(app: App) -> QuerySet[Version]:
 
 
 def events_of(app: App) -> QuerySet[Event]:
-    return Event.objects.filter(app_id=app.pk)
+    """Its own, and the pushes to its repository: the registry's side knows the name only."""
+    pushes = Q(tenant_id=app.tenant_id, code="version.pushed", detail__repository=app.slug)
+    return Event.objects.filter(Q(app_id=app.pk) | pushes)
 
 
 # What the loop reads ------------------------------------------------------------------------------------------
@@ -121,11 +126,17 @@ def publication_of(app_id: int) -> Publication | None:
         .select_related("replica_set__release__version", "host")
         .order_by("pk")
     )
+    # A share is given per version. Of two releases of one version (another env, or a tag pushed anew) the one that
+    # has no share yet therefore stays out, or it would get the other's traffic before the switch.
     weights: dict[str, int] = {}
-    published = []
     for row in rows:
         tag = row.replica_set.release.version.tag
         weights[tag] = max(weights.get(tag, 0), row.replica_set.weight)
+    published = []
+    for row in rows:
+        tag = row.replica_set.release.version.tag
+        if row.replica_set.weight == 0 < weights[tag]:
+            continue
         published.append(Published(tag, row.container_id, row.host.address, row.port))
     return Publication(
         app=app.slug,
@@ -145,15 +156,12 @@ def live_counts(app_id: int) -> dict[int, int]:
 def unfinished_apps(limit: int) -> list[int]:
     """Apps whose wanted and observed differ and that nobody works on."""
     live = Count("instances", filter=Q(instances__released=False, instances__status__in=Instance.LIVE))
-    off = ReplicaSet.objects.annotate(live=live).exclude(live=F("wanted")).values("app_id")
     at = now()
+    may_try = Q(retry_at=None) | Q(retry_at__lte=at)
+    off = ReplicaSet.objects.filter(may_try).annotate(live=live).exclude(live=F("wanted")).values("app_id")
     rows = (
         App.objects.filter(free(at))
-        .filter(
-            Q(route_wanted__gt=F("route_published"))
-            | Q(rollouts__status__in=Rollout.OPEN)
-            | (Q(pk__in=off) & (Q(retry_at=None) | Q(retry_at__lte=at)))
-        )
+        .filter(Q(route_wanted__gt=F("route_published")) | Q(rollouts__status__in=Rollout.OPEN) | Q(pk__in=off))
         .distinct()
         .order_by("pk")
     )
@@ -171,12 +179,22 @@ def unfinished_instances(limit: int) -> list[int]:
 
 
 def recent_failures(replica_set_id: int, since: datetime) -> QuerySet[Instance]:
-    """Instances of the set that ended badly, the latest first."""
-    return Instance.objects.filter(
-        replica_set_id=replica_set_id,
-        status__in=(Instance.Status.FAILED, Instance.Status.UNHEALTHY),
-        status_since__gte=since,
-    ).order_by("-status_since")
+    """Instances of the set that ended badly and soon after their start, the latest first.
+
+    One that ran well for a while says nothing about a crash loop: a restarted host ends many such at once. Nor do
+    the platform's own faults (codes ``engine.*`` and ``host.*``) say anything about the app.
+    """
+    return (
+        Instance.objects.filter(
+            replica_set_id=replica_set_id,
+            status__in=(Instance.Status.FAILED, Instance.Status.UNHEALTHY),
+            status_since__gte=since,
+            status_since__lt=F("created_at") + timedelta(seconds=SETTLED_S),
+        )
+        .exclude(code__startswith="engine.")
+        .exclude(code__startswith="host.")
+        .order_by("-status_since")
+    )
 
 
 def live_gateways() -> QuerySet[Gateway]:

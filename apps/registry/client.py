@@ -22,11 +22,20 @@ MAX_TAGS = 5000
 
 
 class RegistryUnavailable(PlatformError):
+    """No answer at all: asking about other repositories is of no use now."""
+
     code = "registry.unavailable"
 
 
+class RepositoryUnreadable(PlatformError):
+    """An answer that is none, about this one repository."""
+
+    code = "registry.repository_unreadable"
+
+
 def tags_of(repository: str, *, token: str) -> dict[str, str]:
-    """Tag -> digest of everything in the repository; empty where it holds nothing. Raises RegistryUnavailable.
+    """Tag -> digest of everything in the repository; empty where it holds nothing. Raises
+    RegistryUnavailable, RepositoryUnreadable.
 
     ``token`` is a bearer token that may pull the repository.
     """
@@ -42,8 +51,10 @@ def tags_of(repository: str, *, token: str) -> dict[str, str]:
                 reply.raise_for_status()
                 found[tag] = reply.headers["Docker-Content-Digest"]
             return found
+    except httpx.TransportError as error:
+        raise RegistryUnavailable(f"The registry did not answer: {error!r}") from error
     except (httpx.HTTPError, KeyError, ValueError) as error:
-        raise RegistryUnavailable(f"The registry did not answer as it should: {error}") from error
+        raise RepositoryUnreadable(f"The registry did not answer as it should: {error!r}") from error
 
 
 def _tags(client: httpx.Client, repository: str) -> list[str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import structlog
 
 from apps.core.clock import now
-from apps.registry.client import RegistryUnavailable, tags_of
+from apps.registry.client import RegistryUnavailable, RepositoryUnreadable, tags_of
 from apps.registry.selectors import repositories_to_list
 from apps.registry.services.tokens import pull_token
-from apps.registry.services.versions import repository_listed
+from apps.registry.services.versions import repository_listed, repository_skipped
 
 log = structlog.get_logger(__name__)
 BATCH = 200
@@ -24,6 +24,11 @@ def repositories_list() -> int:
         except RegistryUnavailable as error:
             log.warning("registry_unlisted", repository=repository.name, error=error.detail)
             break
+        except RepositoryUnreadable as error:
+            # It goes to the end of the line, or nobody behind it would ever be listed.
+            log.error("repository_unreadable", repository=repository.name, error=error.detail)
+            repository_skipped(repository=repository)
+            continue
         repository_listed(repository=repository, tags=tags, asked_at=asked_at)
         done += 1
     return done

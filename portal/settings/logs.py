@@ -32,6 +32,8 @@ def logging_config(*, json: bool, level: str) -> dict[str, Any]:
         "loggers": {
             "kazoo": {"level": "WARNING"},
             "httpx": {"level": "WARNING"},
+            # The request's own line has the status of every refusal; only what broke needs a second one.
+            "django.request": {"level": "ERROR"},
             "celery.app.trace": {"level": "WARNING"},
             "celery.worker.strategy": {"level": "WARNING"},
         },

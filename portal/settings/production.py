@@ -8,6 +8,7 @@ from portal.settings.base import *  # noqa: F403
 from portal.settings.base import (
     DATABASES,
     ENCRYPTION_KEYS,
+    PLATFORM_ID,
     PORTAL_URL,
     REGISTRY_NOTIFICATION_SECRET,
     REGISTRY_TOKEN_KEY,
@@ -30,6 +31,11 @@ _refuse_weak("BERTH_ENCRYPTION_KEYS", ENCRYPTION_KEYS[0] if ENCRYPTION_KEYS else
 _refuse_weak("BERTH_ZOOKEEPER_PUBLISHER", ZOOKEEPER_PUBLISHER, 16)
 _refuse_weak("BERTH_ZOOKEEPER_GATEWAY", ZOOKEEPER_GATEWAY, 16)
 _refuse_weak("BERTH_REGISTRY_NOTIFICATION_SECRET", REGISTRY_NOTIFICATION_SECRET, 16)
+if PLATFORM_ID == "dev":
+    raise ImproperlyConfigured(
+        "BERTH_PLATFORM_ID must be set to a name of this installation: on an engine that two installations share, "
+        "it tells their containers apart."
+    )
 if not REGISTRY_TOKEN_KEY:
     raise ImproperlyConfigured("BERTH_REGISTRY_TOKEN_KEY must name the private key that signs registry tokens.")
 if not PORTAL_URL.startswith("https://"):
@@ -39,6 +45,8 @@ if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
 
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 SECURE_SSL_REDIRECT = True
+# Asked from inside, past the proxy that ends TLS.
+SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$", r"^api/registry/notifications$"]
 SECURE_HSTS_SECONDS = 31536000
 SESSION_COOKIE_SECURE = True
 CSRF_COOKIE_SECURE = True

@@ -143,13 +143,17 @@ class AppLive:
     running_tags: set[str] = field(init=False)
     ready: int = field(init=False)
     wanted: int = field(init=False)
+    placement_retry_at: datetime | None = field(init=False)
     held: int = field(init=False)
 
     def __post_init__(self) -> None:
         app = self.app
-        sets = list(app.replica_sets.filter(wanted__gt=0).values_list("pk", "wanted", "release__version__tag"))
-        self.wanted = sum(wanted for _, wanted, _ in sets)
-        self.running_tags = {tag for _, _, tag in sets}
+        sets = list(
+            app.replica_sets.filter(wanted__gt=0).values_list("pk", "wanted", "release__version__tag", "retry_at")
+        )
+        self.wanted = sum(wanted for _, wanted, _, _ in sets)
+        self.placement_retry_at = min((at for *_, at in sets if at is not None), default=None)
+        self.running_tags = {tag for _, _, tag, _ in sets}
         self._count()
         rows = instances_of(app).select_related(None).select_related("replica_set__release__version")
         rows = rows.defer("replica_set__release__env")
@@ -215,10 +219,6 @@ class AppLive:
     @property
     def undeployable(self) -> bool:
         return bool(self.held or self.wanted)
-
-    @property
-    def placement_retry_at(self) -> datetime | None:
-        return self.app.retry_at
 
 
 def _instance_row(instance: Instance, hosts: dict[int, int]) -> InstanceRow:

@@ -45,11 +45,10 @@ def web(env: Environment, *, workers: int = 2) -> Part:
         name="web",
         argv=_python(
             "gunicorn",
+            "--config=python:portal.gunicorn_conf",
             "portal.asgi:application",
-            "--worker-class=uvicorn_worker.UvicornWorker",
             f"--workers={workers}",
             f"--bind=127.0.0.1:{port}",
-            "--graceful-timeout=10",
             f"--worker-tmp-dir={env.part_directory('web')}",
         ),
         ready=lambda: probes.http_status(port, "/healthz") == 200,
@@ -75,6 +74,7 @@ def worker(env: Environment, *, concurrency: int = 4, queues: str = "") -> Part:
         name="worker",
         argv=_python(
             "celery",
+            "--quiet",
             "--app=workers.celery",
             "worker",
             f"--hostname={name}",
@@ -115,6 +115,7 @@ def beat(env: Environment) -> Part:
         name="beat",
         argv=_python(
             "celery",
+            "--quiet",
             "--app=workers.celery",
             "beat",
             f"--schedule={directory / 'schedule'}",

@@ -207,6 +207,15 @@ def test_an_image_that_cannot_run_fails_with_its_cause_and_leaves_nothing(platfo
     wait_for("the broken containers to go", lambda: len(platform.labelled(0, app) + platform.labelled(1, app)) == 1)
 
 
+def test_an_app_that_never_becomes_ready_fails_with_its_cause_and_leaves_nothing(platform, owner, app):
+    rollout = owner.deploy(app, "1.0", instances=1, health_path="/no-such-page", **SMALL)
+    assert (rollout["status"], rollout["code"]) == ("failed", "instance.never_ready")
+    assert "GET /no-such-page on port 8080: it answered 404" in rollout["reason"]
+    assert any(one["code"] == "rollout.failed" for one in owner.request("GET", f"apps/{app}/events/")["results"])
+    wait_for("the container to go", lambda: not platform.labelled(0, app) + platform.labelled(1, app))
+    assert _leaked(platform, app) == {"allocations": 0, "ports": 0}
+
+
 def test_a_version_whose_image_vanished_fails_with_its_cause(platform, owner, app):
     unique = (ROOT / "stack/sample/Dockerfile").read_text() + f"LABEL only={app}\n"
     reference = owner.push_sample(app, "2.0", dockerfile=unique)

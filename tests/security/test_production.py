@@ -17,6 +17,7 @@ GOOD = {
     "BERTH_ZOOKEEPER_GATEWAY": "gateway:" + "g1" * 10,
     "BERTH_REGISTRY_NOTIFICATION_SECRET": "n1" * 10,
     "BERTH_REGISTRY_TOKEN_KEY": "/etc/berth/token.key",
+    "BERTH_PLATFORM_ID": "prod1",
     "BERTH_PORTAL_URL": "https://portal.example.com",
     "DATABASE_URL": "postgres://berth@db/berth",
 }

@@ -26,8 +26,6 @@ class App(Leased):
     route_published = models.PositiveBigIntegerField(default=0, editable=False)
     route_epoch = models.CharField(max_length=36, blank=True, editable=False)
     route_zxid = models.BigIntegerField(default=0, editable=False)
-    # Placement of missing instances is tried again after this time.
-    retry_at = models.DateTimeField(null=True, blank=True, editable=False)
 
     class Meta:
         ordering = ("slug",)

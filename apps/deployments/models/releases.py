@@ -55,6 +55,9 @@ class ReplicaSet(models.Model):
     release = models.OneToOneField(Release, on_delete=models.CASCADE, related_name="replica_set")
     wanted = models.PositiveIntegerField(default=0)
     weight = models.PositiveIntegerField(default=0, validators=[MinValueValidator(0), MaxValueValidator(100)])
+    retry_at = models.DateTimeField(
+        null=True, blank=True, editable=False, help_text="missing instances are not placed before"
+    )
 
     class Meta:
         ordering = ("-id",)
@@ -90,6 +93,9 @@ class Rollout(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
     created_by = models.CharField(max_length=150, blank=True)
     deadline_at = models.DateTimeField()
+    switched_route = models.PositiveBigIntegerField(
+        null=True, blank=True, editable=False, help_text="App.route_wanted that gave the target its traffic"
+    )
     ended_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:

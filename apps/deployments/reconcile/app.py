@@ -50,16 +50,19 @@ def _pass(app: App, clients: Clients) -> None:
     _rollouts(app)
     _counts(app)
     app.refresh_from_db(fields=["route_wanted", "route_published"])
-    if app.route_wanted > app.route_published:
-        publish(app.pk, app.slug, clients)
+    if app.route_wanted > app.route_published and publish(app.pk, app.slug, clients):
+        app.refresh_from_db(fields=["route_wanted", "route_published"])
+        _rollouts(app)
 
 
 def _rollouts(app: App) -> None:
     for rollout in app.rollouts.filter(status__in=Rollout.OPEN).select_related("target", "app"):
         if rollout.target is None:
             _undeploying(app, rollout)
-        else:
+        elif rollout.switched_route is None:
             _progressing(rollout, rollout.target)
+        else:
+            _switching(app, rollout, rollout.switched_route)
 
 
 def _undeploying(app: App, rollout: Rollout) -> None:
@@ -72,6 +75,19 @@ def _undeploying(app: App, rollout: Rollout) -> None:
             status=Rollout.Status.FAILED,
             code="rollout.deadline",
             reason=f"{left} instances could not be removed in time; the platform keeps trying.",
+        )
+
+
+def _switching(app: App, rollout: Rollout, route: int) -> None:
+    """The target has the traffic as far as the database goes: it is over when ZooKeeper says so too."""
+    if app.route_published >= route:
+        rollout_end(rollout=rollout, status=Rollout.Status.SUCCEEDED)
+    elif now() >= rollout.deadline_at:
+        rollout_end(
+            rollout=rollout,
+            status=Rollout.Status.FAILED,
+            code="rollout.unpublished",
+            reason="All instances are ready, but their route is not published yet. The platform keeps trying.",
         )
 
 
@@ -103,18 +119,18 @@ def _counts(app: App) -> None:
 
 def _grow(app: App, replica_set: ReplicaSet, missing: int) -> None:
     at = now()
-    failures = list(recent_failures(replica_set.pk, at - timedelta(seconds=FAILURES_KEPT_S)))
-    ready_at = _next_try(failures)
-    if ready_at is not None and at < ready_at:
-        _wait(app, ready_at)
+    if replica_set.retry_at is not None and at < replica_set.retry_at:
         return
-    if app.retry_at is not None and at < app.retry_at:
+    failures = list(recent_failures(replica_set.pk, at - timedelta(seconds=FAILURES_KEPT_S)))
+    ready_at = _next_try(failures, replica_set.wanted)
+    if ready_at is not None and at < ready_at:
+        ReplicaSet.objects.filter(pk=replica_set.pk).update(retry_at=ready_at)
         return
     avoid = frozenset(one.host_id for one in failures[:1])
     try:
         placed = instances_place(replica_set=replica_set, count=missing, avoid=avoid)
     except BerthError as error:
-        if app.retry_at is None:
+        if replica_set.retry_at is None:
             events.record(
                 "placement.waiting",
                 f"{missing} instances can't be placed: {error.detail}",
@@ -123,23 +139,22 @@ def _grow(app: App, replica_set: ReplicaSet, missing: int) -> None:
                 app_id=app.pk,
                 cause=error.code,
             )
-        _wait(app, at + timedelta(seconds=5))
+        ReplicaSet.objects.filter(pk=replica_set.pk).update(retry_at=at + timedelta(seconds=5))
         return
-    App.objects.filter(pk=app.pk).update(retry_at=None)
+    ReplicaSet.objects.filter(pk=replica_set.pk).update(retry_at=None)
     for instance in placed:
         jobs.enqueue(jobs.RECONCILE_INSTANCE, instance.pk)
 
 
-def _wait(app: App, until: datetime) -> None:
-    App.objects.filter(pk=app.pk).update(retry_at=until)
-    app.retry_at = until
+def _next_try(failures: list[Instance], wanted: int) -> datetime | None:
+    """When the next replacement may start, by how often and when the last ones failed (the latest first).
 
-
-def _next_try(failures: list[Instance]) -> datetime | None:
-    """When the next replacement may start, by how often and when the last ones failed (the latest first)."""
-    if len(failures) < IMMEDIATE_RESTARTS:
+    As many failures as instances are wanted count as one round: ten that crash together crashed once.
+    """
+    restarts = len(failures) // max(1, wanted) - 1
+    if restarts < IMMEDIATE_RESTARTS:
         return None
-    delay = min(BACKOFF_S * 2 ** (len(failures) - IMMEDIATE_RESTARTS), BACKOFF_MAX_S)
+    delay = min(BACKOFF_S * 2 ** (restarts - IMMEDIATE_RESTARTS), BACKOFF_MAX_S)
     return failures[0].status_since + timedelta(seconds=delay)
 
 

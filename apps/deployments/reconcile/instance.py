@@ -126,7 +126,13 @@ def _start_failed(instance: Instance, error: EngineError) -> bool:
         log.warning("start_retry", instance=str(instance.uid), code=error.code, error=str(error))
         jobs.enqueue(jobs.RECONCILE_INSTANCE, instance.pk, countdown=AGAIN_S)
         return False
-    return instance_fail(instance=instance, code=error.code, reason=f"It could not be started: {error}")
+    if error.code.startswith(("engine.", "host.")):
+        # Its text may name hosts and addresses, which are the platform's.
+        log.error("start_failed", instance=str(instance.uid), code=error.code, error=str(error))
+        reason = "The platform's host could not start it. Another try goes to another host if there is one."
+    else:
+        reason = f"It could not be started: {error}"
+    return instance_fail(instance=instance, code=error.code, reason=reason)
 
 
 def exited(instance: Instance, observed: Observed) -> bool:

@@ -15,8 +15,9 @@ from apps.deployments.services.instances import instance_fail, instance_ready, i
 
 log = structlog.get_logger(__name__)
 
-#: A host that was not heard of for this long may be cut off from us: its instances' silence proves nothing.
-BLIND_S = 8
+#: A host that was not heard of for this long may be cut off from us: its instances' silence proves nothing. Less than
+#: the time in which enough checks fail to condemn an instance, and twice the time between two looks at a host.
+BLIND_S = 4
 
 
 def target_of(instance: Instance) -> Target:

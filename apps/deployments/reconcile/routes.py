@@ -52,8 +52,9 @@ def rebuild_discovery(clients: Clients) -> int:
 def gateways_observe(clients: Clients) -> int:
     """Note what gateways serve, and end the quarantines that they have outlived. Returns how many ports."""
     try:
+        epoch = clients.discovery.epoch()
         gateways_seen(states=clients.discovery.gateways())
     except DiscoveryUnavailable as error:
         log.warning("gateways_unseen", error=error.detail)
         return 0
-    return quarantines_end()
+    return quarantines_end(epoch=epoch)

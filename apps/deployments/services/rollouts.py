@@ -161,7 +161,7 @@ def rollout_fail(*, rollout: Rollout, code: str, reason: str) -> None:
 def rollout_switch(*, rollout: Rollout) -> bool:
     """All of the target is ready: it gets the traffic, and the other replica sets are wanted no more.
 
-    False where it was not so after all, or somebody else did it.
+    False where it was not so after all, or somebody else did it. The rollout goes on until that is published.
     """
     target_id = rollout.target_id
     if target_id is None:
@@ -169,9 +169,11 @@ def rollout_switch(*, rollout: Rollout) -> bool:
     _locked(rollout.app_id)
     target = ReplicaSet.objects.get(pk=target_id)
     ready = Instance.objects.filter(replica_set=target, status=Instance.Status.HEALTHY, released=False).count()
-    if ready < target.wanted or not rollout_end(rollout=rollout, status=Rollout.Status.SUCCEEDED):
+    still = Rollout.objects.filter(pk=rollout.pk, status__in=Rollout.OPEN, switched_route=None)
+    if ready < target.wanted or not still.exists():
         return False
     ReplicaSet.objects.filter(app_id=rollout.app_id).exclude(pk=target.pk).update(wanted=0, weight=0)
     ReplicaSet.objects.filter(pk=target.pk).update(weight=100)
     route_touch(app_id=rollout.app_id)
+    still.update(switched_route=App.objects.values_list("route_wanted").filter(pk=rollout.app_id))
     return True

@@ -42,14 +42,21 @@ def served_by_all(*, epoch: str, zxid: int) -> bool:
 
 
 @transaction.atomic
-def quarantines_end() -> int:
-    """Free the ports whose last route every live gateway has dropped, after a rest. Returns how many."""
+def quarantines_end(*, epoch: str) -> int:
+    """Free the ports whose last route every live gateway has dropped, after a rest. Returns how many.
+
+    ``epoch`` is ZooKeeper's present one: a gateway that serves in it has read everything anew since an older one.
+    """
     gateways = list(live_gateways())
     rested = now() - timedelta(seconds=settings.PORT_QUARANTINE_S)
     done = []
     for port in quarantined_ports():
-        # A gateway of another epoch has read everything anew since. It stands at 0 until it has.
-        served = all(gateway.served >= (port.zxid if gateway.epoch == port.epoch else 1) for gateway in gateways)
+        served = all(
+            gateway.served >= port.zxid
+            if gateway.epoch == port.epoch
+            else gateway.epoch == epoch and gateway.served > 0
+            for gateway in gateways
+        )
         # Ports of instances that were never routed (zxid 0) are free at once.
         if port.zxid == 0 or (served and port.freed_at is not None and port.freed_at <= rested):
             done.append(port.pk)

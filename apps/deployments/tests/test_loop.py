@@ -259,18 +259,107 @@ def test_the_sweep_finds_what_no_message_announced(app, world, loop):
 def test_a_crash_loop_is_retried_three_times_at_once_and_then_waits(app, world, hosts, loop):
     _deploy(app, world, instances=1)
     loop.settle()
-    for _ in range(3):
+    for _ in range(4):
         for host in hosts:
             engine = world.engine_of(host)
             for name in list(engine.containers):
                 engine.crash(name)
         loop.settle()
-    assert Instance.objects.filter(status=Status.FAILED).count() == 3
-    assert not Instance.objects.filter(released=False).exists(), "the fourth waits"
-    app.refresh_from_db()
-    assert app.retry_at > now() + timedelta(seconds=20)
-    Instance.objects.update(status_since=now() - timedelta(minutes=2))
-    app.retry_at = None
-    app.save(update_fields=["retry_at"])
+    assert Instance.objects.filter(status=Status.FAILED).count() == 4
+    assert not Instance.objects.filter(released=False).exists(), "the fourth restart waits"
+    (replica_set,) = app.replica_sets.all()
+    assert now() + timedelta(seconds=20) < replica_set.retry_at < now() + timedelta(seconds=31)
+    app.replica_sets.update(retry_at=now())
+    Instance.objects.update(status_since=now() - timedelta(minutes=2), created_at=now() - timedelta(minutes=3))
     loop.settle()
     assert Instance.objects.filter(status=Status.HEALTHY).count() == 1
+
+
+def test_instances_that_ran_well_for_long_are_all_replaced_at_once(app, world, hosts, loop):
+    _deploy(app, world, instances=8)
+    loop.settle()
+    Instance.objects.update(created_at=now() - timedelta(hours=1))
+    for host in hosts:
+        world.engine_of(host).reboot()
+    loop.settle()
+    assert Instance.objects.filter(status=Status.HEALTHY).count() == 8
+
+
+def test_a_failing_release_does_not_hold_up_the_next_one(app, world, hosts, loop):
+    _deploy(app, world, instances=1)
+    loop.settle()
+    app.replica_sets.update(retry_at=now() + timedelta(minutes=10))
+    world.push(app, "2.0", "b" * 64)
+    _deploy(app, world, instances=1, version="2.0")
+    loop.settle(8)
+    victim = Instance.objects.get(status=Status.HEALTHY)
+    world.engine_of(victim.host).crash(next(iter(world.engine_of(victim.host).containers)))
+    loop.settle()
+    assert Instance.objects.get(status=Status.HEALTHY).pk != victim.pk
+
+
+def test_a_new_release_of_the_same_version_gets_no_traffic_before_the_switch(app, world, hosts, loop, discovery):
+    _deploy(app, world, instances=1)
+    loop.settle()
+    (before,) = discovery.nodes["shop"]
+    rollout = _deploy(app, world, instances=2, env={"A": "1"})
+    newest, *_ = Instance.objects.filter(replica_set=rollout.target)
+    from apps.deployments.services.instances import instance_ready
+
+    Instance.objects.filter(pk=newest.pk).update(status=Status.RUNNING, container_id="c" * 64)
+    newest.refresh_from_db()
+    instance_ready(instance=newest)
+    from apps.deployments.reconcile.routes import publish
+
+    publish(app.pk, app.slug, loop.clients)
+    assert set(discovery.nodes["shop"]) == {before}
+    loop.settle(8)
+    rollout.refresh_from_db()
+    assert rollout.status == Rollout.Status.SUCCEEDED
+    assert before not in discovery.nodes["shop"]
+    assert len(discovery.nodes["shop"]) == 2
+
+
+def test_a_rollout_succeeds_only_once_its_route_is_published(app, world, loop, discovery):
+    discovery.down = True
+    rollout = _deploy(app, world)
+    loop.settle()
+    rollout.refresh_from_db()
+    assert Instance.objects.filter(status=Status.HEALTHY).count() == 2
+    assert rollout.status == Rollout.Status.PROGRESSING
+    discovery.down = False
+    loop.settle()
+    rollout.refresh_from_db()
+    assert rollout.status == Rollout.Status.SUCCEEDED
+
+
+def test_an_engines_fault_tells_tenants_neither_hosts_nor_addresses(app, world, hosts, loop):
+    for host in hosts:
+        world.engine_of(host).foreign_ports = {(host.address, port) for port in range(20000, 20100)}
+    _deploy(app, world, instances=1)
+    loop.settle(2)
+    failed = Instance.objects.filter(status=Status.FAILED).first()
+    assert failed.code == "host.port_taken"
+    told = " ".join(Event.objects.filter(app_id=app.pk).values_list("message", flat=True)) + failed.reason
+    assert "127.0.1" not in told
+    assert "host-" not in told
+
+
+def test_a_cut_off_gateway_keeps_ports_in_quarantine_over_a_change_of_epoch(app, world, loop, discovery):
+    discovery.served["gw-2"] = 0
+    _deploy(app, world)
+    loop.settle()
+    undeploy(app=app, by=world.alice)
+    discovery.automatic = False
+    Instance.objects.update(deadline_at=now() - timedelta(seconds=1))
+    loop.settle()
+    Instance.objects.update(deadline_at=now() - timedelta(seconds=1))
+    loop.settle()
+    _rest()
+    discovery.served = {"gw-1": 5}
+    discovery.epoch_name = "epoch-2"
+    loop.step()
+    assert PortAllocation.objects.count() == 2, "gw-2 may still route to them"
+    discovery.served["gw-2"] = 5
+    loop.step()
+    assert not PortAllocation.objects.exists()

@@ -86,3 +86,8 @@ def repository_listed(*, repository: Repository, tags: dict[str, str], asked_at:
     gone = Version.objects.filter(repository=repository, is_current=True, pushed_at__lt=asked_at)
     gone.exclude(tag__in=tags).update(is_current=False)
     Repository.objects.filter(pk=repository.pk).update(listed_at=now())
+
+
+def repository_skipped(*, repository: Repository) -> None:
+    """It could not be read this time: the others come first now."""
+    Repository.objects.filter(pk=repository.pk).update(listed_at=now())

@@ -1,0 +1,23 @@
+"""How gunicorn serves the portal: ``gunicorn --config python:portal.gunicorn_conf portal.asgi:application``.
+
+Workers, addresses and directories come from the command line; what every installation wants stands here.
+"""
+
+from __future__ import annotations
+
+import os
+
+from portal.settings.logs import logging_config
+
+worker_class = "uvicorn_worker.UvicornWorker"
+# Its own lines in the same form as ours; requests are logged by django-structlog, with user and request id.
+logconfig_dict = logging_config(
+    json=os.environ.get("BERTH_LOG_JSON", "1").lower() not in {"0", "false", "no", "off"},
+    level=os.environ.get("BERTH_LOG_LEVEL", "INFO"),
+)
+# gunicorn cuts its loggers off from the root; without handlers of their own they would write plain text.
+for _name in ("gunicorn.error", "gunicorn.access"):
+    logconfig_dict["loggers"][_name] = {"propagate": True}
+# A socket below the home directory that every gunicorn of the user would share.
+control_socket_disable = True
+graceful_timeout = 10
