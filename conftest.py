@@ -15,7 +15,7 @@ from gateway.contract import GatewayState
 def nudges(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int | str, ...]]]:
     """What would have been sent to the workers; nothing is, in tests without a broker."""
     sent: list[tuple[str, tuple[int | str, ...]]] = []
-    monkeypatch.setattr("apps.core.jobs._send", lambda name, ids, countdown: sent.append((name, ids)))
+    monkeypatch.setattr("apps.core.jobs._send", lambda name, ids: sent.append((name, ids)))
     return sent
 
 

@@ -111,6 +111,8 @@ defaults base
   retry-on conn-failure empty-response
   option idle-close-on-response
   option forwardfor
+  # X_Forwarded_For is X-Forwarded-For to a CGI, WSGI or PHP app: names outside of letters, digits and - are dropped.
+  option http-restrict-req-hdr-names delete
   # HAProxy answers so by itself when no server is usable, in replaced workers too (where nbsrv is always 0).
   errorfile 503 503.http
   default-server {SERVER_OPTIONS}
@@ -132,6 +134,11 @@ hdr Cache-Control no-store if !{{ var(txn.be) -m found }} !{{ stopping }}
   http-request del-header X-Forwarded-Host
   http-request del-header X-Forwarded-Port
   http-request del-header X-Real-IP
+  http-request del-header X-Client-IP
+  http-request del-header X-Original-URL
+  http-request del-header X-Forwarded-Prefix
+  http-request del-header X-Forwarded-Ssl
+  http-request del-header Proxy
   http-request set-header X-Forwarded-Proto %[ssl_fc,iif(https,http)]
   # An empty response may mean that the request was carried out: only safe methods are sent again.
   http-request disable-l7-retry if !{{ method GET HEAD OPTIONS }}

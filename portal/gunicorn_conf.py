@@ -9,6 +9,8 @@ import os
 
 from portal.settings.logs import logging_config
 
+# Connections to PostgreSQL of each process; portal/settings/base.py says why. Read before Django is set up.
+os.environ.setdefault("BERTH_DATABASE_POOL", "10")
 worker_class = "uvicorn_worker.UvicornWorker"
 # Its own lines in the same form as ours; requests are logged by django-structlog, with user and request id.
 logconfig_dict = logging_config(

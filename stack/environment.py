@@ -57,7 +57,7 @@ class Environment:
                 f"Run as that user (for root: sudo), or choose another place with BERTH_VAR_ROOT."
             )
         # Others may pass through, as PostgreSQL's user must, but not list.
-        directory.chmod(0o711)
+        directory.chmod(0o700 if kind == "demo" else 0o711)
         layout = directory / "layout.json"
         held = json.loads(layout.read_text()) if layout.exists() else {}
         ports = _ports(directory, kind, held.get("ports", {}))

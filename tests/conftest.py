@@ -14,7 +14,7 @@ from stack.hosts import DockerHost, DockerHosts
 from stack.journey import Member, seed
 from stack.runner import Stack
 
-PARTS = ("postgres", "redis", "zookeeper", "registry", "web", "worker", "beat", "gateway")
+PARTS = ("postgres", "redis", "zookeeper", "registry", "web", "worker", "engines", "hosts-worker", "beat", "gateway")
 HOST_MEMORY_MB = 1024
 #: What an earlier run left in the directory; the engines' images go too, so that each run pulls anew.
 STATE = ("zookeeper", "registry", "gateway", "postgres", "beat", "docker-config", "hosts")

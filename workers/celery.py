@@ -11,6 +11,11 @@ from django_structlog.celery.steps import DjangoStructLogInitStep
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings.production")
 
+#: Starting and stopping containers: as slow as an image, an engine or an app. All else is in Celery's default queue.
+ENGINES = "engines"
+#: Looking at hosts: quick, or as long as a host that hangs lets it be, so by threads of its own.
+HOSTS = "hosts"
+
 app = Celery("berth")
 
 
@@ -27,12 +32,14 @@ def _logging(**_: Any) -> None:
 def _configure() -> None:
     from django.conf import settings
 
+    from apps.core import jobs
     from workers.schedule import SCHEDULE
 
     app.conf.update(
         broker_url=settings.REDIS_URL,
         broker_connection_retry_on_startup=True,
-        broker_transport_options={"socket_connect_timeout": 2, "socket_timeout": 5},
+        broker_connection_max_retries=None,
+        broker_transport_options={"socket_connect_timeout": 1, "socket_timeout": 5},
         task_serializer="json",
         accept_content=["json"],
         task_ignore_result=True,
@@ -42,7 +49,9 @@ def _configure() -> None:
         task_acks_late=False,
         task_time_limit=300,
         task_soft_time_limit=280,
-        task_default_expires=60,
+        # What waits for an engine has workers of its own: an app that is slow to stop, an image that is slow to pull
+        # or a host that hangs must not keep the checks and the sweep of everybody else waiting.
+        task_routes={jobs.RECONCILE_INSTANCE: {"queue": ENGINES}, jobs.OBSERVE_HOST: {"queue": HOSTS}},
         worker_prefetch_multiplier=1,
         worker_max_tasks_per_child=5000,
         worker_hijack_root_logger=False,

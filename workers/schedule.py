@@ -1,12 +1,18 @@
-"""What beat sends, and how often (seconds). Each message expires when the next one is due: none pile up."""
+"""What beat sends, and how often (seconds).
+
+A message expires, so that none pile up while no worker is there; late, since clocks differ and a message that expires
+before it arrives would silently stop the loop. What is late all the same finds that its duty was done a moment ago.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+EXPIRES_S = 30
+
 
 def _every(seconds: float, task: str) -> dict[str, Any]:
-    return {"task": task, "schedule": seconds, "options": {"expires": seconds}}
+    return {"task": task, "schedule": seconds, "options": {"expires": max(EXPIRES_S, seconds)}}
 
 
 SCHEDULE: dict[str, dict[str, Any]] = {

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.contrib import admin
+from django.db.models import Model
+from django.forms import ModelForm
 from django.http import HttpRequest
 from unfold.admin import ModelAdmin
 
-from apps.core.models import Event
+from apps.core.models import Duty, Event
+
+
+def save_changed(obj: Model, form: ModelForm[Any], change: bool) -> None:
+    """Save what the operator changed and nothing else: the loop writes the other columns at the same time."""
+    obj.save(update_fields=[name for name in form.changed_data if name != "id"] if change else None)
 
 
 class ReadOnlyAdmin(ModelAdmin):  # type: ignore[misc]
@@ -26,3 +35,8 @@ class EventAdmin(ReadOnlyAdmin):
     list_filter = ("level",)
     search_fields = ("code", "message", "actor")
     show_full_result_count = False
+
+
+@admin.register(Duty)
+class DutyAdmin(ReadOnlyAdmin):
+    list_display = ("name", "done_at", "lease_until")

@@ -18,26 +18,30 @@ OBSERVE_HOST = "deployments.observe_host"
 REBUILD_DISCOVERY = "deployments.rebuild_discovery"
 
 
-def enqueue(name: str, *ids: int | str, countdown: float | None = None) -> None:
-    """Send a task by name when the transaction commits (at once outside of one). ``countdown`` is seconds.
+def enqueue(name: str, *ids: int | str) -> None:
+    """Send a task by name when the transaction commits (at once outside of one).
 
     Never raises: with Redis away the work is found by the sweep.
     """
-    transaction.on_commit(partial(_send, name, ids, countdown))
+    transaction.on_commit(partial(_send, name, ids))
+
+
+#: A nudge that waited longer is dropped: the sweep has sent another. Seconds, and many: clocks differ.
+EXPIRES_S = 60
 
 
 class _Quiet:
     """After a nudge was lost, the next ones are not tried for a while: a request that sends ten waits once."""
 
-    seconds = 3.0
+    seconds = 15.0
     until = 0.0
 
 
-def _send(name: str, ids: tuple[int | str, ...], countdown: float | None) -> None:
+def _send(name: str, ids: tuple[int | str, ...]) -> None:
     if time.monotonic() < _Quiet.until:
         return
     try:
-        current_app.send_task(name, args=ids, countdown=countdown, ignore_result=True, retry=False)
+        current_app.send_task(name, args=ids, expires=EXPIRES_S, ignore_result=True, retry=False)
     except (OperationalError, OSError) as error:
         _Quiet.until = time.monotonic() + _Quiet.seconds
         log.warning("nudge_lost", task=name, ids=ids, error=str(error))

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
-from django.db import connection, models
+from django.db import DatabaseError, connection, models
 from django.db.models import Q
 
 from apps.core.clock import after, now
@@ -41,8 +41,12 @@ def held(model: type[models.Model], pk: object) -> Iterator[bool]:
     def renew() -> None:
         try:
             while not done.wait(HEARTBEAT_S):
-                if not rows.filter(lease_owner=owner).update(lease_until=after(LEASE_S)):
-                    return
+                try:
+                    if not rows.filter(lease_owner=owner).update(lease_until=after(LEASE_S)):
+                        return
+                except DatabaseError:
+                    # It may be back before the lease ends; a new connection is made by the next try.
+                    connection.close()
         finally:
             connection.close()
 

@@ -46,3 +46,16 @@ class Leased(models.Model):
 
     class Meta:
         abstract = True
+
+
+class Duty(Leased):
+    """Something that is done again and again for the whole platform, by one worker at a time; see apps.core.duties."""
+
+    name = models.CharField(max_length=40, primary_key=True)
+    done_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        verbose_name_plural = "duties"
+
+    def __str__(self) -> str:
+        return self.name

@@ -7,6 +7,7 @@ the one with the older view of the database loses and reads again. A gateway ack
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from kazoo.exceptions import (
     RuntimeInconsistency,
 )
 from kazoo.handlers.threading import KazooTimeoutError
+from kazoo.retry import KazooRetry
 from kazoo.security import make_digest_acl
 
 from apps.core.errors import PlatformError
@@ -31,6 +33,9 @@ from gateway import contract
 
 ATTEMPTS = 8
 TIMEOUT_S = 5.0
+SESSION_S = 6.0
+#: Without connection for this long, a client is given up.
+REPLACE_AFTER_S = 9.0
 T = TypeVar("T")
 
 
@@ -63,8 +68,9 @@ class Publisher:
             own,
             make_digest_acl(gateway_user, gateway_password, read=True, create=True, delete=True),
         ]
-        self._client = KazooClient(hosts=hosts, timeout=6.0, auth_data=[("digest", credential)])
-        self._started = False
+        self._hosts, self._credential = hosts, credential
+        self._client: Any = None
+        self._lost_at: float | None = None
 
     def publish(self, app: str, read: Callable[[], Publication | None], *, rebuilding: bool = False) -> Receipt | None:
         """Make ZooKeeper show what ``read`` returns from the database. None where the app is gone.
@@ -100,6 +106,9 @@ class Publisher:
         def remove() -> int:
             listed = self._children(contract.ROUTE_PATH)
             extra = sorted(set(listed) - known(listed))
+            if len(extra) > max(5, len(listed) // 2):
+                # It looks more like a lost database than like so many lost apps; routes are traffic.
+                raise DiscoveryUnavailable(f"{len(extra)} of {len(listed)} routes are unknown: none is removed.")
             for app in extra:
                 self._client.delete(f"{contract.ROUTE_PATH}/{app}")
                 if self._client.exists(f"{contract.ADDRESS_PATH}/{app}"):
@@ -128,19 +137,16 @@ class Publisher:
         self._guarded(lambda: self._client.exists(contract.ROOT))
 
     def close(self) -> None:
-        self._client.stop()
-        self._client.close()
+        client, self._client, self._lost_at = self._client, None, None
+        if client is not None:
+            client.stop()
+            client.close()
 
     # ----------------------------------------------------------------------------------------------------------
 
     def _guarded(self, work: Callable[[], T]) -> T:
         try:
-            if not self._started:
-                self._client.start(timeout=TIMEOUT_S)
-                self._started = True
-                self._lay_out()
-            if not self._client.connected:
-                raise DiscoveryUnavailable("ZooKeeper is not connected at the moment.")
+            self._connect()
             try:
                 return work()
             except NoNodeError:
@@ -149,6 +155,38 @@ class Publisher:
                 return work()
         except (KazooException, KazooTimeoutError, OSError) as error:
             raise DiscoveryUnavailable(f"ZooKeeper did not answer as it should: {error!r}") from error
+
+    def _connect(self) -> None:
+        """Raises DiscoveryUnavailable at once while ZooKeeper is away.
+
+        A client that has been without connection for long is replaced: ZooKeeper refuses one that has seen a later
+        transaction than it has itself, so that after a loss of its data an old client would never be let in again.
+        """
+        if self._client is not None and self._client.connected:
+            self._lost_at = None
+            return
+        at = time.monotonic()
+        if self._client is not None:
+            self._lost_at = self._lost_at or at
+            if at - self._lost_at < REPLACE_AFTER_S:
+                raise DiscoveryUnavailable("ZooKeeper is not connected at the moment.")
+            self.close()
+        client = KazooClient(
+            hosts=self._hosts,
+            timeout=SESSION_S,
+            auth_data=[("digest", self._credential)],
+            # kazoo's own waits double up to an hour.
+            connection_retry=KazooRetry(max_tries=-1, delay=0.1, max_delay=2),
+        )
+        try:
+            client.start(timeout=TIMEOUT_S)
+        except BaseException:
+            client.stop()
+            client.close()
+            raise
+        self._client = client
+        self._lost_at = None
+        self._lay_out()
 
     def _lay_out(self) -> None:
         for path in (contract.ROOT, contract.SERVICE_PATH, contract.ADDRESS_PATH, contract.ROUTE_PATH):
@@ -195,11 +233,13 @@ class Publisher:
         app = wanted.app
         have = self._addresses(app)
         want = {(one.version, one.container_id): str(contract.Address(one.host, one.port)) for one in wanted.instances}
-        revision = contract.Route.from_json(route_now[0]).revision if route_now else 0
+        revision = _revision(route_now)
         route = contract.Route(app, revision, wanted.domains, wanted.weights)
-        tree_same = have == want
-        if route_now is not None and tree_same and route.to_json() == route_now[0]:
-            return int(route_now[1].mzxid)
+        if route_now is not None and have == want and route.to_json() == route_now[0]:
+            # Nothing to change, but perhaps only because somebody changed it after the route was read: then the
+            # zxid that was read is older than their change, and would be acknowledged too early.
+            still = self._client.exists(contract.route_path(app))
+            return int(still.mzxid) if still is not None and still.version == route_now[1].version else None
         body = contract.Route(app, revision + 1, wanted.domains, wanted.weights).to_json()
         path = contract.route_path(app)
         change = self._client.transaction()
@@ -269,3 +309,13 @@ class Publisher:
                 change.delete(f"{base}/{tag}/{container}")
         for tag in sorted(had_versions - versions):
             change.delete(f"{base}/{tag}")
+
+
+def _revision(route_now: tuple[bytes, Any] | None) -> int:
+    """The revision that stands there. A node that can't be read counts from 0, and is written over."""
+    if route_now is None:
+        return 0
+    try:
+        return contract.Route.from_json(route_now[0]).revision
+    except contract.ContractError:
+        return 0

@@ -169,8 +169,11 @@ def unfinished_apps(limit: int) -> list[int]:
 
 
 def unfinished_instances(limit: int) -> list[int]:
-    """Instances that wait for a move and that nobody works on; a moment's rest spares what is just under way."""
-    waiting = (Instance.Status.PLACED, Instance.Status.STARTING, Instance.Status.RUNNING, *Instance.LEAVING)
+    """Instances that wait for a move and that nobody works on; a moment's rest spares what is just under way.
+
+    Those that run and are not ready yet wait for nothing but an answer, which the probe pass asks for.
+    """
+    waiting = (Instance.Status.PLACED, Instance.Status.STARTING, *Instance.LEAVING)
     at = now()
     rows = Instance.objects.filter(
         free(at), released=False, status__in=waiting, status_since__lt=at - timedelta(seconds=1)
@@ -181,22 +184,23 @@ def unfinished_instances(limit: int) -> list[int]:
 def recent_failures(replica_set_id: int, since: datetime) -> QuerySet[Instance]:
     """Instances of the set that ended badly and soon after their start, the latest first.
 
-    One that ran well for a while says nothing about a crash loop: a restarted host ends many such at once. Nor do
-    the platform's own faults (codes ``engine.*`` and ``host.*``) say anything about the app.
+    One that ran well for a while says nothing about a crash loop: a restarted host ends many such at once.
     """
-    return (
-        Instance.objects.filter(
-            replica_set_id=replica_set_id,
-            status__in=(Instance.Status.FAILED, Instance.Status.UNHEALTHY),
-            status_since__gte=since,
-            status_since__lt=F("created_at") + timedelta(seconds=SETTLED_S),
-        )
-        .exclude(code__startswith="engine.")
-        .exclude(code__startswith="host.")
-        .order_by("-status_since")
-    )
+    return Instance.objects.filter(
+        replica_set_id=replica_set_id,
+        status__in=(Instance.Status.FAILED, Instance.Status.UNHEALTHY),
+        status_since__gte=since,
+        status_since__lt=F("created_at") + timedelta(seconds=SETTLED_S),
+    ).order_by("-status_since")
 
 
-def live_gateways() -> QuerySet[Gateway]:
-    """Those that may still route: seen within the lease, even if ZooKeeper has lost them since."""
-    return Gateway.objects.filter(last_seen_at__gte=now() - timedelta(seconds=settings.GATEWAY_LEASE_S))
+def own_failures(replica_set_id: int, since: datetime) -> QuerySet[Instance]:
+    """Those of them that speak against the app and not against the platform (codes ``engine.*`` and ``host.*``)."""
+    rows = recent_failures(replica_set_id, since)
+    return rows.exclude(code__startswith="engine.").exclude(code__startswith="host.")
+
+
+def live_gateways(lease_s: int | None = None) -> QuerySet[Gateway]:
+    """Those that may still route: seen within the lease (seconds), even if ZooKeeper has lost them since."""
+    lease = settings.GATEWAY_LEASE_S if lease_s is None else lease_s
+    return Gateway.objects.filter(last_seen_at__gte=now() - timedelta(seconds=lease))

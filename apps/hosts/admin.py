@@ -9,7 +9,7 @@ from django.contrib import admin
 from django.http import HttpRequest
 from unfold.admin import ModelAdmin
 
-from apps.core.admin import ReadOnlyAdmin
+from apps.core.admin import ReadOnlyAdmin, save_changed
 from apps.hosts.models import Allocation, Cluster, Host, PortAllocation
 from apps.hosts.services.hosts import host_look
 
@@ -84,8 +84,13 @@ class HostAdmin(ModelAdmin):  # type: ignore[misc]
         "last_error",
     )
 
-    def save_model(self, request: HttpRequest, obj: Host, form: object, change: bool) -> None:
-        super().save_model(request, obj, form, change)
+    def get_fields(self, request: HttpRequest, obj: Host | None = None) -> list[str]:
+        """Whoever may only look gets no form, and so no field that keeps the key to itself."""
+        fields = [str(name) for name in super().get_fields(request, obj)]
+        return fields if self.has_change_permission(request, obj) else [one for one in fields if one != "tls_key"]
+
+    def save_model(self, request: HttpRequest, obj: Host, form: forms.ModelForm[Host], change: bool) -> None:
+        save_changed(obj, form, change)
         host_look(host=obj)
 
 

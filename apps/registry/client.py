@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ssl
+import time
+from dataclasses import dataclass
 from urllib.parse import urljoin, urlsplit
 
 import httpx
@@ -19,6 +21,7 @@ MANIFESTS = ", ".join(
     )
 )
 MAX_TAGS = 5000
+BUDGET_S = 30.0
 
 
 class RegistryUnavailable(PlatformError):
@@ -33,9 +36,18 @@ class RepositoryUnreadable(PlatformError):
     code = "registry.repository_unreadable"
 
 
-def tags_of(repository: str, *, token: str) -> dict[str, str]:
-    """Tag -> digest of everything in the repository; empty where it holds nothing. Raises
-    RegistryUnavailable, RepositoryUnreadable.
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Tag -> digest; ``complete`` says whether that is all that the repository holds."""
+
+    tags: dict[str, str]
+    complete: bool
+
+
+def tags_of(repository: str, *, token: str) -> Listing:
+    """What the repository holds: at most MAX_TAGS tags, in at most BUDGET_S seconds; nothing where it is unknown.
+
+    Raises RegistryUnavailable, RepositoryUnreadable.
 
     ``token`` is a bearer token that may pull the repository.
     """
@@ -43,15 +55,19 @@ def tags_of(repository: str, *, token: str) -> dict[str, str]:
     verify = ssl.create_default_context(cafile=settings.REGISTRY_CA) if settings.REGISTRY_CA else True
     try:
         with httpx.Client(base_url=settings.REGISTRY_URL, headers=headers, verify=verify, timeout=5) as client:
-            found = {}
-            for tag in _tags(client, repository):
+            found: dict[str, str] = {}
+            deadline = time.monotonic() + BUDGET_S
+            tags = _tags(client, repository)
+            for tag in tags[:MAX_TAGS]:
+                if time.monotonic() >= deadline:
+                    return Listing(found, complete=False)
                 reply = client.head(f"/v2/{repository}/manifests/{tag}")
                 if reply.status_code == httpx.codes.NOT_FOUND:
                     continue
                 reply.raise_for_status()
                 found[tag] = reply.headers["Docker-Content-Digest"]
-            return found
-    except httpx.TransportError as error:
+            return Listing(found, complete=len(tags) <= MAX_TAGS)
+    except httpx.ConnectError as error:
         raise RegistryUnavailable(f"The registry did not answer: {error!r}") from error
     except (httpx.HTTPError, KeyError, ValueError) as error:
         raise RepositoryUnreadable(f"The registry did not answer as it should: {error!r}") from error
@@ -60,7 +76,7 @@ def tags_of(repository: str, *, token: str) -> dict[str, str]:
 def _tags(client: httpx.Client, repository: str) -> list[str]:
     tags: list[str] = []
     path: str | None = f"/v2/{repository}/tags/list?n=500"
-    while path and len(tags) < MAX_TAGS:
+    while path and len(tags) <= MAX_TAGS:
         reply = client.get(path)
         if reply.status_code == httpx.codes.NOT_FOUND:
             return []

@@ -8,7 +8,7 @@ from apps.core.clock import now
 from apps.registry.client import RegistryUnavailable, RepositoryUnreadable, tags_of
 from apps.registry.selectors import repositories_to_list
 from apps.registry.services.tokens import pull_token
-from apps.registry.services.versions import repository_listed, repository_skipped
+from apps.registry.services.versions import repository_asked, repository_listed
 
 log = structlog.get_logger(__name__)
 BATCH = 200
@@ -19,16 +19,16 @@ def repositories_list() -> int:
     done = 0
     for repository in repositories_to_list(BATCH):
         asked_at = now()
+        # Before it is asked: one that can't be listed goes to the end of the line all the same.
+        repository_asked(repository=repository)
         try:
-            tags = tags_of(repository.name, token=pull_token(repository.name))
+            listing = tags_of(repository.name, token=pull_token(repository.name))
         except RegistryUnavailable as error:
             log.warning("registry_unlisted", repository=repository.name, error=error.detail)
             break
         except RepositoryUnreadable as error:
-            # It goes to the end of the line, or nobody behind it would ever be listed.
             log.error("repository_unreadable", repository=repository.name, error=error.detail)
-            repository_skipped(repository=repository)
             continue
-        repository_listed(repository=repository, tags=tags, asked_at=asked_at)
+        repository_listed(repository=repository, tags=listing.tags, complete=listing.complete, asked_at=asked_at)
         done += 1
     return done

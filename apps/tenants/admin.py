@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from django import forms
 from django.contrib import admin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group
@@ -9,6 +12,7 @@ from django.http import HttpRequest
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
+from apps.core.admin import save_changed
 from apps.tenants.models import ApiToken, Membership, Plan, Quota, Tenant, User
 from apps.tenants.services.tenants import quota_from_plan
 
@@ -30,8 +34,16 @@ class MembershipInline(TabularInline):  # type: ignore[misc]
     autocomplete_fields = ("user",)
 
 
+class ChangedOnly(forms.BaseInlineFormSet):  # type: ignore[type-arg]
+    def save_existing(self, form: forms.ModelForm[Any], obj: Any, commit: bool = True) -> Any:
+        if commit:
+            save_changed(obj, form, change=True)
+        return obj
+
+
 class QuotaInline(TabularInline):  # type: ignore[misc]
     model = Quota
+    formset = ChangedOnly
     can_delete = False
     max_num = 0
     readonly_fields = ("memory_mb_used", "cpu_millis_used", "instances_used")
@@ -50,8 +62,8 @@ class TenantAdmin(ModelAdmin):  # type: ignore[misc]
     search_fields = ("slug", "name")
     inlines = (QuotaInline, MembershipInline)
 
-    def save_model(self, request: HttpRequest, obj: Tenant, form: object, change: bool) -> None:
-        super().save_model(request, obj, form, change)
+    def save_model(self, request: HttpRequest, obj: Tenant, form: forms.ModelForm[Tenant], change: bool) -> None:
+        save_changed(obj, form, change)
         quota_from_plan(tenant=obj)
 
 
@@ -70,6 +82,9 @@ class QuotaAdmin(ModelAdmin):  # type: ignore[misc]
     search_fields = ("tenant__slug",)
     readonly_fields = ("tenant", "memory_mb_used", "cpu_millis_used", "instances_used")
 
+    def save_model(self, request: HttpRequest, obj: Quota, form: forms.ModelForm[Quota], change: bool) -> None:
+        save_changed(obj, form, change)
+
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
 
@@ -81,6 +96,7 @@ class ApiTokenAdmin(ModelAdmin):  # type: ignore[misc]
     list_display = ("user", "name", "prefix", "created_at", "expires_at", "last_used_at")
     list_select_related = ("user",)
     search_fields = ("user__username", "name", "prefix")
+    exclude = ("digest",)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

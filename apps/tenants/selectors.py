@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from datetime import timedelta
 
 from django.db.models import Q, QuerySet
@@ -12,6 +13,9 @@ from apps.core.clock import now
 from apps.core.errors import Missing
 from apps.tenants.models import ApiToken, Membership, Quota, Tenant, User
 from apps.tenants.permissions import Viewer, tenants_of
+
+# What services.tokens makes: a prefix and 256 bits in URL-safe base64.
+_SECRET = re.compile(r"brt_[A-Za-z0-9_-]{43}")
 
 
 class TenantMissing(Missing):
@@ -47,9 +51,9 @@ def token_digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def token_user(secret: str, scope: str) -> User | None:
-    """The active user whose live token this is, if it has the scope. Notes its use, at most once a minute."""
-    if not secret.isascii() or len(secret) > 200:
+def live_token(secret: str, scope: str) -> ApiToken | None:
+    """The live token with this secret, if it has the scope and its user is active. Notes its use once a minute."""
+    if not _SECRET.fullmatch(secret):
         return None
     at = now()
     token = (
@@ -63,4 +67,4 @@ def token_user(secret: str, scope: str) -> User | None:
         return None
     stale = Q(last_used_at=None) | Q(last_used_at__lt=at - timedelta(minutes=1))
     ApiToken.objects.filter(stale, pk=token.pk).update(last_used_at=at)
-    return token.user
+    return token

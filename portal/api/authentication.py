@@ -8,18 +8,18 @@ from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
 
 from apps.tenants.models import ApiToken, User
-from apps.tenants.selectors import token_user
+from apps.tenants.selectors import live_token
 
 
 class ApiTokenAuthentication(BaseAuthentication):
-    def authenticate(self, request: Request) -> tuple[User, None] | None:
+    def authenticate(self, request: Request) -> tuple[User, ApiToken] | None:
         scheme, _, secret = get_authorization_header(request).partition(b" ")
         if scheme.lower() != b"bearer":
             return None
-        user = token_user(secret.strip().decode("latin-1"), ApiToken.Scope.API)
-        if user is None:
+        token = live_token(secret.strip().decode("latin-1"), ApiToken.Scope.API)
+        if token is None:
             raise AuthenticationFailed("This token is not valid (any more), or not for the API.")
-        return user, None
+        return token.user, token
 
     def authenticate_header(self, request: Request) -> str:
         return 'Bearer realm="berth"'

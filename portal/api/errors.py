@@ -107,6 +107,10 @@ def api_not_found(request: HttpRequest) -> JsonResponse:
     return _plain(request, "not_found", status.HTTP_404_NOT_FOUND, "There is nothing at this address.")
 
 
+def api_bad_request(request: HttpRequest) -> JsonResponse:
+    return _plain(request, "request.refused", status.HTTP_400_BAD_REQUEST, "The request can't be read as it stands.")
+
+
 def api_server_error(request: HttpRequest) -> JsonResponse:
     return _plain(
         request,

@@ -100,9 +100,16 @@ def database(url: str) -> dict[str, Any]:
             "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
         }
     else:
-        config["CONN_MAX_AGE"] = 60
-        config["CONN_HEALTH_CHECKS"] = True
-        config.setdefault("OPTIONS", {}).setdefault("connect_timeout", 5)
+        options = config.setdefault("OPTIONS", {})
+        options.setdefault("connect_timeout", 5)
+        pool = env.int("BERTH_DATABASE_POOL", default=0)
+        if pool:
+            # Under ASGI each request has a thread, and so a connection, of its own: they must come from a bounded
+            # pool, or a burst of requests takes every connection that the server has, the workers' too.
+            options["pool"] = {"min_size": 1, "max_size": pool, "timeout": 10}
+        else:
+            config["CONN_MAX_AGE"] = 60
+            config["CONN_HEALTH_CHECKS"] = True
     return config
 
 
@@ -169,7 +176,7 @@ REST_FRAMEWORK = {
     ],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_PARSER_CLASSES": ["portal.api.parsers.BoundedJSONParser"],
     "DEFAULT_PAGINATION_CLASS": "portal.api.pagination.CursorPages",
     "PAGE_SIZE": 50,
     "DEFAULT_SCHEMA_CLASS": "portal.api.schema.BerthSchema",
@@ -219,6 +226,7 @@ DRAIN_DEADLINE_S = env.int("BERTH_DRAIN_DEADLINE", default=15)
 # A request that was on its way when its route went may still arrive: a port rests this long after the last gateway's
 # acknowledgement could have been given.
 PORT_QUARANTINE_S = env.int("BERTH_PORT_QUARANTINE", default=30)
+PORT_LEASE_S = env.int("BERTH_PORT_LEASE", default=86400)
 GATEWAY_LEASE_S = env.int("BERTH_GATEWAY_LEASE", default=60)
 PROBE_FAILURES = env.int("BERTH_PROBE_FAILURES", default=3)
 

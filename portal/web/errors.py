@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.http import HttpRequest, HttpResponse
 from django.template.loader import render_to_string
 
-from portal.api.errors import api_not_found, api_server_error
+from portal.api.errors import api_bad_request, api_not_found, api_server_error
 
 
 def _for_api(request: HttpRequest) -> bool:
@@ -18,7 +18,7 @@ def _page(name: str, status: int) -> HttpResponse:
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return _page("400", 400)
+    return api_bad_request(request) if _for_api(request) else _page("400", 400)
 
 
 def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:

@@ -63,15 +63,30 @@ def web(env: Environment, *, workers: int = 2) -> Part:
     )
 
 
-def worker(env: Environment, *, concurrency: int = 4, queues: str = "") -> Part:
+def worker(env: Environment, *, concurrency: int = 2) -> Part:
+    """The loop: sweeps, checks, apps, discovery. Quick tasks that wait for no engine."""
+    return _worker(env, "worker", "celery", concurrency)
+
+
+def engines_worker(env: Environment, *, concurrency: int = 4) -> Part:
+    """What talks to engines, and so may be kept waiting by a host, an image or an app that is slow to stop."""
+    return _worker(env, "engines", "engines", concurrency)
+
+
+def hosts_worker(env: Environment, *, concurrency: int = 16) -> Part:
+    """What looks at hosts: a thread each, since one that hangs holds its thread until the time-out."""
+    return _worker(env, "hosts-worker", "hosts", concurrency, "--pool=threads")
+
+
+def _worker(env: Environment, part: str, queue: str, concurrency: int, *more: str) -> Part:
     variables = env.variables()
-    name = f"worker@{env.id}"
+    name = f"{part}@{env.id}"
 
     def ready() -> bool:
         return _answers_ping(variables["BERTH_REDIS_URL"], name)
 
     return Part(
-        name="worker",
+        name=part,
         argv=_python(
             "celery",
             "--quiet",
@@ -80,7 +95,8 @@ def worker(env: Environment, *, concurrency: int = 4, queues: str = "") -> Part:
             f"--hostname={name}",
             f"--concurrency={concurrency}",
             "--loglevel=INFO",
-            *([f"--queues={queues}"] if queues else []),
+            f"--queues={queue}",
+            *more,
         ),
         ready=ready,
         env=variables,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 import time
@@ -18,6 +19,7 @@ from stack.environment import ROOT
 from stack.journey import gateway_get, wait_for
 from stack.parts.base import StackError
 from stack.parts.python import manage
+from stack.processes import descendants
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 SMALL = {"memory_mb": 64, "cpu_millis": 50}
@@ -148,8 +150,11 @@ def test_a_killed_container_is_back_and_routed_within_10_s_and_nobody_notices(pl
 def test_a_worker_killed_in_the_middle_of_a_deploy_leaves_no_orphan_and_no_leak(platform, owner, app):
     started = owner.request("POST", f"apps/{app}/rollouts/", {"version": "1.0", "instances": 6, **SMALL})
     wait_for("the first container", lambda: platform.labelled(0, app) + platform.labelled(1, app), 30, 0.01)
-    platform.stack.kill("worker", signal.SIGKILL)
-    platform.stack.restart("worker")
+    for name in ("engines", "worker"):
+        for pid in [platform.stack.pid(name), *descendants(platform.stack.pid(name))]:
+            os.kill(pid, signal.SIGKILL)
+    for name in ("engines", "worker"):
+        platform.stack.restart(name)
     rollout = owner.rollout_wait(app, started["number"])
     assert rollout["status"] == "succeeded", rollout
     running = platform.labelled(0, app) + platform.labelled(1, app)

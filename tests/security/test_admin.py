@@ -6,6 +6,7 @@ import pytest
 from django.contrib import admin
 from django.urls import reverse
 
+from apps.core.duties import due
 from apps.hosts.models import Host
 from apps.tenants.services.tokens import token_create
 
@@ -32,7 +33,8 @@ def rows(world, loop):
         app=app, version="1.0", by=world.alice, instances=1, settings_=ReleaseSettings(env={"K": "ENV-VALUE-TEXT"})
     )
     loop.settle()
-    return app
+    with due("sweep", every_s=1):
+        return app
 
 
 OURS = [model for model in admin.site._registry if model.__module__.startswith("apps.")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from celery import shared_task
 
 from apps.core import jobs
+from apps.core.duties import due
 from apps.deployments import reconcile
 from apps.deployments.selectors import unfinished_apps, unfinished_instances
 from apps.hosts.selectors import hosts_to_observe
@@ -30,17 +31,23 @@ def observe_host(host_id: int) -> None:
 
 @shared_task(name=jobs.REBUILD_DISCOVERY)
 def rebuild_discovery() -> None:
-    reconcile.rebuild_discovery(clients())
+    with due("rebuild_discovery", every_s=2) as mine:
+        if mine:
+            reconcile.rebuild_discovery(clients())
 
 
 @shared_task(name="deployments.gateways")
 def gateways() -> None:
-    reconcile.gateways_observe(clients())
+    with due("gateways", every_s=1) as mine:
+        if mine:
+            reconcile.gateways_observe(clients())
 
 
 @shared_task(name="deployments.probe")
 def probe() -> None:
-    reconcile.probe_pass(clients())
+    with due("probe", every_s=1) as mine:
+        if mine:
+            reconcile.probe_pass(clients())
 
 
 @shared_task(name="deployments.observe_hosts")
@@ -51,7 +58,10 @@ def observe_hosts() -> None:
 
 @shared_task(name="deployments.sweep")
 def sweep() -> None:
-    for pk in unfinished_apps(SWEEP_LIMIT):
-        jobs.enqueue(jobs.RECONCILE_APP, pk)
-    for pk in unfinished_instances(SWEEP_LIMIT):
-        jobs.enqueue(jobs.RECONCILE_INSTANCE, pk)
+    with due("sweep", every_s=1) as mine:
+        if not mine:
+            return
+        for pk in unfinished_apps(SWEEP_LIMIT):
+            jobs.enqueue(jobs.RECONCILE_APP, pk)
+        for pk in unfinished_instances(SWEEP_LIMIT):
+            jobs.enqueue(jobs.RECONCILE_INSTANCE, pk)

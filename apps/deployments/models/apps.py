@@ -55,7 +55,9 @@ class Domain(models.Model):
 
     class Meta:
         ordering = ("name",)
-        constraints = (models.CheckConstraint(condition=Q(name__regex=r"^[a-z0-9.-]+$"), name="domain_is_lower_case"),)
+        constraints = (
+            models.CheckConstraint(condition=Q(name__regex=r"\A[a-z0-9.-]+\Z"), name="domain_is_lower_case"),
+        )
 
     def __str__(self) -> str:
         return self.name

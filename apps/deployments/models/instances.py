@@ -46,6 +46,7 @@ class Instance(Leased):
     deadline_at = models.DateTimeField(null=True, blank=True, help_text="when this status ends by itself")
     container_id = models.CharField(max_length=64, blank=True)
     failures = models.PositiveSmallIntegerField(default=0, help_text="failed probes in a row")
+    failing_since = models.DateTimeField(null=True, blank=True, help_text="when the first of them was")
     exit_code = models.IntegerField(null=True, blank=True)
     code = models.CharField(max_length=64, blank=True, help_text="why it ended, for programs")
     reason = models.TextField(blank=True, help_text="why it ended, for people")

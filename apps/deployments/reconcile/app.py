@@ -13,7 +13,7 @@ from apps.core.leases import held
 from apps.deployments.models import App, Instance, ReplicaSet, Rollout
 from apps.deployments.reconcile.clients import Clients
 from apps.deployments.reconcile.routes import publish
-from apps.deployments.selectors import live_counts, recent_failures
+from apps.deployments.selectors import live_counts, own_failures, recent_failures
 from apps.deployments.services.instances import instance_drain
 from apps.deployments.services.placement import instances_place
 from apps.deployments.services.rollouts import rollout_end, rollout_fail, rollout_switch
@@ -27,22 +27,27 @@ IMMEDIATE_RESTARTS = 3
 BACKOFF_S = 30
 BACKOFF_MAX_S = 960
 FAILURES_KEPT_S = 1800
+#: A host on which an instance of the set has just failed is the last choice for this long. Seconds.
+AVOID_S = 120
+#: A pass that itself changes what is wanted is followed by another; what still changes then, the sweep finds.
+ROUNDS = 10
 #: Failures that another try can't mend, or that took so long to show that another try is not worth the wait.
 FINAL_CODES = frozenset({"image.not_found", "container.refused", "instance.never_ready"})
 
 
 def reconcile_app(app_id: int, clients: Clients) -> None:
     """Go round until nothing new is asked for. While another worker does that, leave it to that one."""
-    while True:
+    for _ in range(ROUNDS):
         with held(App, app_id) as mine:
             if not mine:
                 return
             app = App.objects.select_related("tenant").filter(pk=app_id).first()
             if app is None:
                 return
+            seen = app.route_wanted
             _pass(app, clients)
         # A change whose nudge found the lease taken is seen here, since this looks after the lease was given back.
-        if not App.objects.filter(pk=app_id, route_wanted__gt=app.route_wanted).exists():
+        if not App.objects.filter(pk=app_id, route_wanted__gt=seen).exists():
             return
 
 
@@ -94,7 +99,7 @@ def _switching(app: App, rollout: Rollout, route: int) -> None:
 def _progressing(rollout: Rollout, target: ReplicaSet) -> None:
     if rollout_switch(rollout=rollout):
         return
-    failures = list(recent_failures(target.pk, rollout.created_at)[:ROLLOUT_FAILURES])
+    failures = list(own_failures(target.pk, rollout.created_at)[:ROLLOUT_FAILURES])
     last = failures[0] if failures else None
     if last is not None and (len(failures) >= ROLLOUT_FAILURES or last.code in FINAL_CODES):
         rollout_fail(rollout=rollout, code=last.code, reason=last.reason)
@@ -126,7 +131,7 @@ def _grow(app: App, replica_set: ReplicaSet, missing: int) -> None:
     if ready_at is not None and at < ready_at:
         ReplicaSet.objects.filter(pk=replica_set.pk).update(retry_at=ready_at)
         return
-    avoid = frozenset(one.host_id for one in failures[:1])
+    avoid = frozenset(one.host_id for one in failures if one.status_since >= at - timedelta(seconds=AVOID_S))
     try:
         placed = instances_place(replica_set=replica_set, count=missing, avoid=avoid)
     except BerthError as error:

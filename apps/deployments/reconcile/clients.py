@@ -10,7 +10,7 @@ from django.conf import settings
 from apps.deployments.discovery import Publisher, Receipt
 from apps.deployments.reconcile.probing import Target, ask
 from apps.deployments.selectors import Publication
-from apps.hosts.engines.base import Engine, EngineAddress, TLSMaterial
+from apps.hosts.engines.base import Engine, EngineAddress, EngineUnreachable, TLSMaterial
 from apps.hosts.engines.connect import connect
 from apps.hosts.models import Host
 from gateway.contract import GatewayState
@@ -52,10 +52,14 @@ class Clients:
         self._discovery = discovery
 
     def engine(self, host: Host) -> Engine:
+        """Raises EngineError, also where this machine can't prepare the connection (a full disk for its TLS files)."""
         address = address_of(host)
         engine = self._engines.get(address)
         if engine is None:
-            engine = self._engines[address] = connect(address)
+            try:
+                engine = self._engines[address] = connect(address)
+            except OSError as error:
+                raise EngineUnreachable(f"the connection could not be prepared: {error}") from error
         return engine
 
     @property

@@ -7,9 +7,10 @@ import time
 import structlog
 from django.conf import settings
 
-from apps.core import jobs
 from apps.core.clock import now
+from apps.core.errors import PlatformError
 from apps.core.leases import held
+from apps.deployments.discovery import DiscoveryUnavailable
 from apps.deployments.models import Instance
 from apps.deployments.reconcile.clients import Clients
 from apps.deployments.reconcile.probes import never_ready, target_of
@@ -32,6 +33,7 @@ from apps.hosts.engines.base import (
     Limits,
     Observed,
 )
+from apps.hosts.models import Host
 from apps.registry.services.tokens import pull_token
 
 log = structlog.get_logger(__name__)
@@ -42,7 +44,12 @@ PATIENCE_S = 2.0
 POLL_S = 0.05
 #: How often a container that does not answer yet is looked at, whether it still runs. Seconds.
 LOOK_S = 0.4
-AGAIN_S = 0.5
+
+
+class StartOverdue(EngineError):
+    """Its time to start is over, whatever the engine would say to another try."""
+
+    code = "engine.start_overdue"
 
 
 def reconcile_instance(pk: int, clients: Clients) -> None:
@@ -108,12 +115,21 @@ def spec_of(instance: Instance) -> ContainerSpec:
     )
 
 
+def _overdue(instance: Instance) -> bool:
+    return instance.deadline_at is not None and now() >= instance.deadline_at
+
+
 def _start(instance: Instance, clients: Clients) -> bool:
+    if _overdue(instance):
+        return _start_failed(instance, StartOverdue("it was not started in time"))
     spec = spec_of(instance)
     try:
         observed = clients.engine(instance.host).ensure(spec, pull_token=pull_token(spec.image.repository))
     except EngineError as error:
         return _start_failed(instance, error)
+    except PlatformError as error:
+        log.error("start_retry", instance=str(instance.uid), code=error.code, error=error.detail)
+        return False
     if observed.state is ContainerState.EXITED:
         return exited(instance, observed)
     return instance_started(instance=instance, container_id=observed.container_id)
@@ -121,10 +137,9 @@ def _start(instance: Instance, clients: Clients) -> bool:
 
 def _start_failed(instance: Instance, error: EngineError) -> bool:
     """What trying again may mend is tried again until the deadline; the rest ends at once."""
-    overdue = instance.deadline_at is not None and now() >= instance.deadline_at
-    if error.retryable and not overdue:
+    if error.retryable and not _overdue(instance):
+        # The sweep tries again.
         log.warning("start_retry", instance=str(instance.uid), code=error.code, error=str(error))
-        jobs.enqueue(jobs.RECONCILE_INSTANCE, instance.pk, countdown=AGAIN_S)
         return False
     if error.code.startswith(("engine.", "host.")):
         # Its text may name hosts and addresses, which are the platform's.
@@ -154,7 +169,7 @@ def _await_ready(instance: Instance, clients: Clients) -> bool:
         if wrong is None:
             instance_ready(instance=instance)
             return False
-        if instance.deadline_at is not None and now() >= instance.deadline_at:
+        if _overdue(instance):
             return never_ready(instance, wrong)
         at = time.monotonic()
         if at - looked >= LOOK_S:
@@ -181,14 +196,15 @@ def _retire(instance: Instance, clients: Clients) -> bool:
         if not instance.unrouted_zxid:
             receipt = publish(instance.app_id, instance.app.slug, clients)
             if receipt is None:
-                # Not unpublished: users may still be on their way to it, so it stays.
-                jobs.enqueue(jobs.RECONCILE_INSTANCE, instance.pk, countdown=AGAIN_S)
+                # Not unpublished: users may still be on their way to it, so it stays. The sweep comes again.
                 return False
             instance_unrouted(instance=instance, epoch=receipt.epoch, zxid=receipt.zxid)
             return True
         if not _gateways_let_go(instance, clients):
-            jobs.enqueue(jobs.RECONCILE_INSTANCE, instance.pk, countdown=AGAIN_S)
             return False
+    if instance.host.status in (Host.Status.SUSPECT, Host.Status.DOWN):
+        # Asking it would only keep this worker waiting. The sweep comes again.
+        return False
     grace = instance.replica_set.release.stop_grace_s if instance.status == Status.DRAINING else 0
     try:
         clients.engine(instance.host).remove(spec_of(instance).name, grace_s=grace)
@@ -206,10 +222,13 @@ def _gateways_let_go(instance: Instance, clients: Clients) -> bool:
     """Whether no live gateway routes to it any more; gives up waiting at the deadline (its port stays fenced)."""
     patience = time.monotonic() + PATIENCE_S
     while True:
-        gateways_seen(states=clients.discovery.gateways())
+        try:
+            gateways_seen(states=clients.discovery.gateways())
+        except DiscoveryUnavailable:
+            return False
         if served_by_all(epoch=instance.unrouted_epoch, zxid=instance.unrouted_zxid):
             return True
-        if instance.deadline_at is not None and now() >= instance.deadline_at:
+        if _overdue(instance):
             log.warning("gateways_overdue", instance=str(instance.uid), zxid=instance.unrouted_zxid)
             return True
         if time.monotonic() >= patience:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 import structlog
 from django.conf import settings
+from django.db import DatabaseError
 
 from apps.core.clock import now
 from apps.deployments.models import Instance
@@ -14,10 +13,6 @@ from apps.deployments.reconcile.probing import Target
 from apps.deployments.services.instances import instance_fail, instance_ready, instance_unhealthy, probe_noted
 
 log = structlog.get_logger(__name__)
-
-#: A host that was not heard of for this long may be cut off from us: its instances' silence proves nothing. Less than
-#: the time in which enough checks fail to condemn an instance, and twice the time between two looks at a host.
-BLIND_S = 4
 
 
 def target_of(instance: Instance) -> Target:
@@ -34,7 +29,11 @@ def probe_pass(clients: Clients) -> int:
     instances = {row.pk: row for row in rows}
     results = clients.probe([target_of(row) for row in instances.values()])
     for pk, wrong in results.items():
-        _note(instances[pk], wrong)
+        try:
+            _note(instances[pk], wrong)
+        except DatabaseError as error:
+            # One row's trouble is not the others'.
+            log.error("probe_unnoted", instance=str(instances[pk].uid), error=str(error))
     return len(results)
 
 
@@ -45,17 +44,22 @@ def _note(instance: Instance, wrong: str | None) -> None:
         elif instance.deadline_at is not None and now() >= instance.deadline_at:
             never_ready(instance, wrong)
         return
-    if wrong is not None and _blind(instance):
+    count = probe_noted(instance=instance, failed=wrong is not None)
+    if wrong is None or count < settings.PROBE_FAILURES:
+        return
+    if _cut_off(instance):
         log.warning("probe_blind", instance=str(instance.uid), host=instance.host.name)
         return
-    count = probe_noted(instance=instance, failed=wrong is not None)
-    if wrong is not None and count >= settings.PROBE_FAILURES:
-        instance_unhealthy(instance=instance, reason=f"{count} checks in a row failed, the last: {wrong}.")
+    instance_unhealthy(instance=instance, reason=f"{count} checks in a row failed, the last: {wrong}.")
 
 
-def _blind(instance: Instance) -> bool:
-    seen = instance.host.last_seen_at
-    return seen is None or now() - seen > timedelta(seconds=BLIND_S)
+def _cut_off(instance: Instance) -> bool:
+    """Whether its host was not heard of either since its checks began to fail: then their silence proves nothing."""
+    row = Instance.objects.filter(pk=instance.pk).values_list("failing_since", "host__last_seen_at").first()
+    if row is None:
+        return True
+    failing_since, seen = row
+    return failing_since is None or seen is None or seen <= failing_since
 
 
 def never_ready(instance: Instance, wrong: str) -> bool:

@@ -7,9 +7,13 @@ a probe must never follow a redirect, keep a connection or decode a body.
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+# RFC 9110, section 15: three digits. Never int() of more: what comes back is a tenant's text.
+_STATUS = re.compile(rb"[1-5][0-9]{2}")
 TIMEOUT_S = 2.0
 AT_ONCE = 256
 
@@ -32,7 +36,10 @@ async def probe(target: Target) -> str | None:
     except TimeoutError:
         return f"no answer within {TIMEOUT_S:g} s"
     except OSError as error:
-        return error.strerror or "connection failed"
+        # By its number: asyncio's own text has the host's address, and the answer is shown to tenants.
+        return os.strerror(error.errno) if error.errno else "connection failed"
+    except Exception as error:  # one tenant's answer must never end the batch that asks all of them
+        return f"its answer could not be read ({type(error).__name__})"
 
 
 async def _ask(target: Target) -> str | None:
@@ -52,7 +59,7 @@ async def _ask(target: Target) -> str | None:
         if not line:
             return "it closed the connection without an answer"
         parts = line.split(b" ", 2)
-        if len(parts) < 2 or not parts[0].startswith(b"HTTP/") or not parts[1].isdigit():
+        if len(parts) < 2 or not parts[0].startswith(b"HTTP/") or not _STATUS.fullmatch(parts[1].strip()):
             return "its answer is not HTTP"
         code = int(parts[1])
         return None if 200 <= code < 400 else f"it answered {code}"

@@ -10,8 +10,12 @@ from apps.deployments.models import App
 from apps.deployments.reconcile.clients import Clients
 from apps.deployments.selectors import publication_of
 from apps.deployments.services.routing import gateways_seen, quarantines_end, route_published
+from gateway.contract import ContractError
 
 log = structlog.get_logger(__name__)
+
+#: So many apps in a rebuild that could not be published: it is ZooKeeper that is not well, not they.
+GIVE_UP_AFTER = 3
 
 
 def publish(app_id: int, slug: str, clients: Clients, *, rebuilding: bool = False) -> Receipt | None:
@@ -21,10 +25,12 @@ def publish(app_id: int, slug: str, clients: Clients, *, rebuilding: bool = Fals
     except EpochMissing:
         jobs.enqueue(jobs.REBUILD_DISCOVERY)
         return None
+    except ContractError as error:
+        # One app that can't be written must not stop the others' publication.
+        log.error("unpublishable", app=slug, error=str(error))
+        return None
     except DiscoveryUnavailable as error:
         log.warning("publish_failed", app=slug, error=error.detail)
-        if rebuilding:
-            raise
         return None
     if receipt is not None:
         route_published(app_id=app_id, wanted=receipt.wanted, epoch=receipt.epoch, zxid=receipt.zxid)
@@ -37,9 +43,15 @@ def rebuild_discovery(clients: Clients) -> int:
     An epoch begins only after everything stands: until then gateways keep what they have.
     """
     apps = list(App.objects.order_by("pk").values_list("pk", "slug"))
+    failed = 0
+    for pk, slug in apps:
+        if publish(pk, slug, clients, rebuilding=True) is None and App.objects.filter(pk=pk).exists():
+            failed += 1
+            if failed >= GIVE_UP_AFTER:
+                return 0
+    if failed:
+        return len(apps) - failed
     try:
-        for pk, slug in apps:
-            publish(pk, slug, clients, rebuilding=True)
         clients.discovery.prune(lambda listed: set(App.objects.filter(slug__in=listed).values_list("slug", flat=True)))
         if not clients.discovery.epoch():
             log.info("epoch_begun", epoch=clients.discovery.epoch_begin(), apps=len(apps))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models import F
@@ -35,8 +37,17 @@ RESERVED = frozenset(
         *("health", "host", "hosts", "internal", "localhost", "login", "mail", "metrics", "mx", "ns", "platform"),
         *("portal", "registry", "root", "router", "security", "smtp", "static", "status", "support", "system"),
         *("tenant", "tenants", "test", "www", "zookeeper"),
+        # Looked up by clients of their own accord.
+        *("autoconfig", "autodiscover", "isatap", "wpad"),
     }
 )
+
+
+def _of_the_platform(name: str) -> bool:
+    """Whether the host name is the portal's or the registry's own."""
+    own = {urlsplit(url).hostname for url in (settings.PORTAL_URL, settings.REGISTRY_URL)}
+    own |= {urlsplit(f"//{place}").hostname for place in (settings.REGISTRY_PUBLIC, settings.REGISTRY_FOR_HOSTS)}
+    return name in own
 
 
 def app_create(*, tenant: Tenant, slug: str, by: User) -> App:
@@ -47,7 +58,7 @@ def app_create(*, tenant: Tenant, slug: str, by: User) -> App:
     if not may_create_apps(by, tenant):
         raise Denied("Viewers can't create apps. Ask an owner or admin of the tenant for another role.")
     check_slug(slug)
-    if slug in RESERVED:
+    if slug in RESERVED or _of_the_platform(f"{slug}.{settings.PLATFORM_DOMAIN}"):
         raise SlugInvalid(f"{slug!r} is reserved for the platform. Pick another name.", slug=slug)
     cluster = default_cluster()
     with transaction.atomic():

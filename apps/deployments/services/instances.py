@@ -10,7 +10,7 @@ from django.db import transaction
 
 from apps.core import events, jobs
 from apps.core.clock import after, now
-from apps.deployments.models import Instance
+from apps.deployments.models import Instance, ReplicaSet
 from apps.deployments.services.apps import route_touch
 from apps.hosts.services.claims import free, held_by
 from apps.tenants.services.tenants import quota_release
@@ -130,13 +130,17 @@ def instance_released(*, instance: Instance) -> bool:
         free(allocation=allocation, epoch=instance.unrouted_epoch, zxid=instance.unrouted_zxid)
     if final == Status.STOPPED:
         _record(instance, "instance.stopped", f"Instance {instance.short_id} was stopped and removed.")
+    # What it held may be just what a replacement waits for. A back-off is worked out anew from the failures.
+    ReplicaSet.objects.filter(pk=instance.replica_set_id).update(retry_at=None)
     jobs.enqueue(jobs.RECONCILE_APP, instance.app_id)
     return True
 
 
 def probe_noted(*, instance: Instance, failed: bool) -> int:
-    """Count failed probes in a row; returns the count. Compare-and-swap, so that a double probe counts once."""
+    """Count failed probes in a row. Returns the count, or 0 where another pass has counted meanwhile."""
+    if not failed and not instance.failures:
+        return 0
     count = instance.failures + 1 if failed else 0
-    if count != instance.failures:
-        Instance.objects.filter(pk=instance.pk, failures=instance.failures).update(failures=count)
-    return count
+    since = (instance.failing_since or now()) if failed else None
+    rows = Instance.objects.filter(pk=instance.pk, status=Status.HEALTHY, failures=instance.failures)
+    return count if rows.update(failures=count, failing_since=since) else 0

@@ -14,6 +14,8 @@ from apps.tenants.models import User
 MAX_ENV = 200
 MAX_ENV_BYTES = 64 * 1024
 MAX_COMMAND = 64
+#: Seconds. A worker waits for it, so it stays well below a task's time limit.
+MAX_GRACE_S = 60
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 # RFC 3986 path and query characters; nothing that could end a request line.
 _HEALTH_PATH = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]{0,199}")
@@ -56,7 +58,7 @@ def release_create(*, app: App, version: Version, asked: ReleaseSettings, by: Us
         memory_mb=_between("memory_mb", asked.memory_mb, base.memory_mb, 16, 1024 * 1024),
         cpu_millis=_between("cpu_millis", asked.cpu_millis, base.cpu_millis, 10, 256_000),
         health_path=_health_path(asked.health_path if asked.health_path is not None else base.health_path),
-        stop_grace_s=_between("stop_grace_s", asked.stop_grace_s, base.stop_grace_s, 0, 300),
+        stop_grace_s=_between("stop_grace_s", asked.stop_grace_s, base.stop_grace_s, 0, MAX_GRACE_S),
     )
     release.save()
     return release

@@ -83,8 +83,12 @@ def _start(app: App, version: str, by: User, instances: int | None, asked: Relea
 
 
 def _locked(app_id: int) -> App:
-    """The app's row, locked: whoever changes several rows of an app takes it first, so no two wait in a ring."""
-    return App.objects.select_for_update().get(pk=app_id)
+    """The app's row, locked: whoever changes several rows of an app takes it first, so no two wait in a ring.
+
+    Without its key: a placement that inserts an instance refers to the row while it holds the quota that the holder
+    of this lock may be about to ask for.
+    """
+    return App.objects.select_for_update(no_key=True).get(pk=app_id)
 
 
 def _current_size(app: App) -> int:

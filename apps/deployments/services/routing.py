@@ -47,7 +47,9 @@ def quarantines_end(*, epoch: str) -> int:
 
     ``epoch`` is ZooKeeper's present one: a gateway that serves in it has read everything anew since an older one.
     """
-    gateways = list(live_gateways())
+    # A gateway that is cut off serves its last good state for as long as it lives, so it counts here for much longer
+    # than where an instance waits to be stopped: a port that rests costs nothing.
+    gateways = list(live_gateways(settings.PORT_LEASE_S))
     rested = now() - timedelta(seconds=settings.PORT_QUARANTINE_S)
     done = []
     for port in quarantined_ports():

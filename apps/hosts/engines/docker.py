@@ -56,7 +56,7 @@ class Timeouts:
     read: int = 10
     change: int = 45
     pull_idle: int = 60
-    pull_total: int = 900
+    pull_total: int = 240
 
 
 class DockerEngine:

@@ -10,7 +10,7 @@ from apps.core.crypto import EncryptedTextField
 from apps.core.models import Leased
 
 # Never plain TCP: whoever reaches an engine's API without mutual TLS is root on that host.
-ENGINE_URL = r"^(unix:///[^\s]+|https://[^\s/]+:[0-9]+|memory://[a-z0-9-]+)$"
+ENGINE_URL = r"\A(unix:///[^\s]+|https://[^\s/]+:[0-9]+|memory://[a-z0-9-]+)\Z"
 
 
 class Cluster(models.Model):
@@ -46,6 +46,7 @@ class Host(Leased):
     address = models.GenericIPAddressField(help_text="where gateways and probes reach its published ports")
     engine_url = models.CharField(
         max_length=200,
+        unique=True,
         help_text="unix:///… or https://ADDRESS:2376 (mutual TLS)",
         validators=[RegexValidator(ENGINE_URL, "unix:///path, or https://address:port with mutual TLS.")],
     )

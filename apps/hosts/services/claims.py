@@ -31,6 +31,9 @@ def claim(*, host_id: int, generation: int, claims: list[Claim]) -> None:
     """Insert all claims, then compare-and-swap the host's generation. Raises Contended; nothing is half done
     once the caller rolls back.
     """
+    # By port, so that two placements which go round the end of a range can't wait for each other's in a ring.
+    port_next = claims[-1].port + 1
+    claims = sorted(claims, key=lambda item: item.port)
     Allocation.objects.bulk_create(
         Allocation(
             host_id=host_id,
@@ -52,7 +55,7 @@ def claim(*, host_id: int, generation: int, claims: list[Claim]) -> None:
         generation=F("generation") + 1,
         memory_mb_claimed=F("memory_mb_claimed") + sum(item.memory_mb for item in claims),
         cpu_millis_claimed=F("cpu_millis_claimed") + sum(item.cpu_millis for item in claims),
-        port_next=claims[-1].port + 1,
+        port_next=port_next,
     )
     if not swapped:
         raise Contended

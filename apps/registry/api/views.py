@@ -20,7 +20,7 @@ from apps.core.clock import now
 from apps.registry.services.tokens import granted_to, parse_scopes, token_issue
 from apps.registry.services.versions import version_pushed
 from apps.tenants.models import ApiToken, User
-from apps.tenants.selectors import token_user
+from apps.tenants.selectors import live_token
 
 log = structlog.get_logger(__name__)
 MAX_EVENTS = 1000
@@ -48,8 +48,8 @@ def _basic(request: HttpRequest) -> tuple[str, str] | None:
 def _user(credential: tuple[str, str]) -> User | None:
     """The user whose registry token this is; the name must be its owner's."""
     name, secret = credential
-    user = token_user(secret, ApiToken.Scope.REGISTRY)
-    return user if user is not None and hmac.compare_digest(user.username.encode(), name.encode()) else None
+    token = live_token(secret, ApiToken.Scope.REGISTRY)
+    return token.user if token and hmac.compare_digest(token.user.username.encode(), name.encode()) else None
 
 
 @never_cache

@@ -9,8 +9,8 @@ from apps.tenants.models import Tenant
 from apps.tenants.models.tenants import SLUG, valid_slug
 
 # Both grammars: opencontainers/distribution-spec, "Pulling manifests"; opencontainers/image-spec, "Digests".
-TAG = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$"
-DIGEST = r"^sha256:[0-9a-f]{64}$"
+TAG = r"\A[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z"
+DIGEST = r"\Asha256:[0-9a-f]{64}\Z"
 
 
 class Repository(models.Model):

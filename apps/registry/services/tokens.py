@@ -28,6 +28,8 @@ from apps.tenants.models import User
 from apps.tenants.permissions import Action, allows
 
 TOKEN_S = 300
+MAX_REPOSITORIES = 20
+ALL_ACTIONS = frozenset({"pull", "push", "delete"})
 _SCOPE = re.compile(r"repository(?:\([a-z]+\))?:([a-z0-9]+(?:[._/-][a-z0-9]+)*):([a-z,*]+)")
 
 
@@ -44,15 +46,19 @@ class Access:
 
 
 def parse_scopes(scopes: Iterable[str]) -> list[Access]:
-    """The repositories asked for. What is not a repository scope is left out: nobody here may have it."""
-    asked = []
+    """The repositories asked for, each once and at most MAX_REPOSITORIES: a push with mounts asks for two or three.
+
+    What is not a repository scope is left out: nobody here may have it.
+    """
+    asked: dict[str, set[str]] = {}
     for scope in " ".join(scopes).split():
         if match := _SCOPE.fullmatch(scope):
+            if match[1] not in asked and len(asked) >= MAX_REPOSITORIES:
+                break
             actions = set(match[2].split(","))
-            if "*" in actions:
-                actions = {"pull", "push", "delete"}
-            asked.append(Access(match[1], tuple(sorted(actions & {"pull", "push", "delete"}))))
-    return asked
+            wanted = ALL_ACTIONS if "*" in actions else actions & ALL_ACTIONS
+            asked.setdefault(match[1], set()).update(wanted)
+    return [Access(name, tuple(sorted(actions))) for name, actions in asked.items()]
 
 
 _NEEDS = {"pull": Action.PULL, "push": Action.PUSH, "delete": Action.MANAGE}

@@ -27,7 +27,7 @@ def version_pushed(
 
     Returns None for what can't be ours: an unknown repository, or a tag or digest that is none.
     """
-    if not re.match(TAG, tag) or not re.match(DIGEST, digest):
+    if not re.fullmatch(TAG, tag) or not re.fullmatch(DIGEST, digest):
         return None
     # The row lock serialises pushes of one repository, so that two can't both become current.
     owner = Repository.objects.select_for_update().filter(name=repository).first()
@@ -67,10 +67,13 @@ def version_pushed(
 
 
 @transaction.atomic
-def repository_listed(*, repository: Repository, tags: dict[str, str], asked_at: datetime) -> None:
+def repository_listed(
+    *, repository: Repository, tags: dict[str, str], asked_at: datetime, complete: bool = True
+) -> None:
     """Compare with what the registry holds (tag -> digest, as it stood at ``asked_at`` or later).
 
-    Mends lost notifications. A tag that is gone is no longer current; a tag pushed after the question stays.
+    Mends lost notifications. Of a complete listing, a tag that is gone is no longer current; a tag pushed after
+    the question stays.
     """
     for tag, digest in tags.items():
         known = Version.objects.filter(repository=repository, tag=tag, is_current=True).first()
@@ -83,11 +86,12 @@ def repository_listed(*, repository: Repository, tags: dict[str, str], asked_at:
                 pushed_by="",
                 pushed_at=asked_at,
             )
+    if not complete:
+        return
     gone = Version.objects.filter(repository=repository, is_current=True, pushed_at__lt=asked_at)
     gone.exclude(tag__in=tags).update(is_current=False)
-    Repository.objects.filter(pk=repository.pk).update(listed_at=now())
 
 
-def repository_skipped(*, repository: Repository) -> None:
-    """It could not be read this time: the others come first now."""
+def repository_asked(*, repository: Repository) -> None:
+    """It is being listed: the others come first now."""
     Repository.objects.filter(pk=repository.pk).update(listed_at=now())

@@ -52,7 +52,7 @@ class TokenSerializer(serializers.ModelSerializer[ApiToken]):
 class TokenInput(serializers.Serializer[Any]):
     name = serializers.CharField(max_length=80)
     scopes = serializers.ListField(
-        child=serializers.ChoiceField(choices=ApiToken.Scope.choices), required=False, allow_empty=False
+        child=serializers.ChoiceField(choices=ApiToken.Scope.choices), required=False, allow_empty=False, max_length=10
     )
     expires_at = serializers.DateTimeField(required=False, allow_null=True)
 

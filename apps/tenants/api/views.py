@@ -67,7 +67,8 @@ class TokenList(generics.ListAPIView[ApiToken]):
         """Make a token. Its secret stands in this answer and nowhere else."""
         given = TokenInput(data=request.data)
         given.is_valid(raise_exception=True)
-        token, secret = token_create(user=person(request.user), **given.validated_data)
+        with_token = request.auth if isinstance(request.auth, ApiToken) else None
+        token, secret = token_create(user=person(request.user), by_token=with_token, **given.validated_data)
         body = {**TokenSerializer(token).data, "secret": secret}
         return Response(body, status=status.HTTP_201_CREATED)
 

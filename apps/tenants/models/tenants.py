@@ -10,7 +10,8 @@ from django.db.models import F, Q
 from apps.tenants.models.accounts import User
 
 # One DNS label, without a leading digit; and no "--", which punycode (RFC 3492) needs for itself.
-SLUG = r"^[a-z](-?[a-z0-9]){1,39}$"
+# \Z and not $: that would let a line end through.
+SLUG = r"\A(?=.{2,40}\Z)[a-z](-?[a-z0-9])+\Z"
 SLUG_HELP = "2 to 40 characters: small letters, digits and single hyphens, beginning with a letter."
 valid_slug = RegexValidator(SLUG, SLUG_HELP, code="slug.invalid")
 

@@ -25,12 +25,25 @@ class TokenMissing(Missing):
 
 @transaction.atomic
 def token_create(
-    *, user: User, name: str, scopes: Sequence[str] = (), expires_at: datetime | None = None
+    *,
+    user: User,
+    name: str,
+    scopes: Sequence[str] = (),
+    expires_at: datetime | None = None,
+    by_token: ApiToken | None = None,
 ) -> tuple[ApiToken, str]:
-    """A new token and its secret, which nobody can read again. No scopes means all of them."""
-    wanted = list(scopes) or list(ApiToken.Scope.values)
-    if unknown := set(wanted) - set(ApiToken.Scope.values):
-        raise TokenInvalid(f"Unknown scopes: {', '.join(sorted(unknown))}.")
+    """A new token and its secret, which nobody can read again. No scopes means all that the asker has.
+
+    One that was asked for with a token may do no more and live no longer than that one. Raises TokenInvalid.
+    """
+    may = set(by_token.scopes) if by_token else set(ApiToken.Scope.values)
+    wanted = sorted(set(scopes) or may)
+    if beyond := set(wanted) - may:
+        raise TokenInvalid(f"You can't give these scopes: {', '.join(sorted(beyond))}.")
+    if by_token and by_token.expires_at:
+        if expires_at and expires_at > by_token.expires_at:
+            raise TokenInvalid("A token made with a token can't live longer than that one.")
+        expires_at = expires_at or by_token.expires_at
     secret = PREFIX + secrets.token_urlsafe(32)
     token = ApiToken.objects.create(
         user=user,
