@@ -120,3 +120,20 @@ def test_the_key_stands_encrypted_in_the_database(world):
         (stored,) = cursor.fetchone()
     assert "PRIVATE" not in stored
     assert Host.objects.get(pk=host.pk).tls_key == "PRIVATE-KEY-TEXT"
+
+
+def test_saving_a_host_changes_what_was_typed_and_not_what_the_loop_wrote_meanwhile(staff, world, monkeypatch):
+    host = world.host(tls_ca="CA", tls_certificate="CERT", tls_key="KEY", engine_url="https://10.0.0.5:2376")
+    form = {**_form(world), "name": host.name, "address": host.address, "memory_mb": 2048, "status": "cordoned"}
+    from apps.hosts import admin as hosts_admin
+
+    real = hosts_admin.save_changed
+
+    def late(obj, form, change):
+        Host.objects.filter(pk=host.pk).update(memory_mb_claimed=256, generation=7)
+        real(obj, form, change)
+
+    monkeypatch.setattr(hosts_admin, "save_changed", late)
+    assert staff.post(reverse("admin:hosts_host_change", args=[host.pk]), form).status_code == 302
+    host.refresh_from_db()
+    assert (host.memory_mb, host.status, host.memory_mb_claimed, host.generation) == (2048, "cordoned", 256, 7)

@@ -363,3 +363,100 @@ def test_a_cut_off_gateway_keeps_ports_in_quarantine_over_a_change_of_epoch(app,
     discovery.served["gw-2"] = 5
     loop.step()
     assert not PortAllocation.objects.exists()
+
+
+def test_a_host_that_refuses_is_avoided_and_does_not_spin(app, world, hosts, loop):
+    bad = world.engine_of(hosts[0])
+    bad.foreign_ports = {(hosts[0].address, port) for port in range(20000, 30000)}
+    rollout = _deploy(app, world, instances=4)
+    loop.settle(12)
+    rollout.refresh_from_db()
+    assert rollout.status == Rollout.Status.SUCCEEDED
+    assert Instance.objects.filter(status=Status.HEALTHY, host=hosts[1]).count() == 4
+    assert Instance.objects.filter(host=hosts[0]).count() <= 4
+
+
+def test_hosts_that_all_refuse_are_tried_ever_more_rarely(app, world, hosts, loop):
+    for host in hosts:
+        world.engine_of(host).foreign_ports = {(host.address, port) for port in range(20000, 30000)}
+    rollout = _deploy(app, world, instances=1)
+    loop.settle(20)
+    rollout.refresh_from_db()
+    assert Instance.objects.count() <= 5
+    assert rollout.status == Rollout.Status.PROGRESSING, "the platform's fault, not the app's"
+
+
+def test_instances_on_a_host_not_heard_of_since_their_checks_fail_are_left_alone(app, world, hosts, loop):
+    _deploy(app, world)
+    loop.settle()
+    victim = Instance.objects.filter(status=Status.HEALTHY).first()
+    engine = world.engine_of(victim.host)
+    (container,) = engine.containers.values()
+    container.behaviour = NEVER_READY
+    from apps.deployments.reconcile import observe_host, probe_pass
+
+    for _ in range(6):
+        probe_pass(loop.clients)
+    victim.refresh_from_db()
+    assert (victim.status, victim.failures) == (Status.HEALTHY, 6)
+    observe_host(victim.host_id, loop.clients)
+    probe_pass(loop.clients)
+    victim.refresh_from_db()
+    assert victim.status == Status.UNHEALTHY
+
+
+def test_a_full_quota_does_not_delay_the_replacement_beyond_the_release(app, world, hosts, loop):
+    world.acme.quota.instances = 2
+    world.acme.quota.save()
+    _deploy(app, world)
+    loop.settle()
+    victim = Instance.objects.filter(status=Status.HEALTHY).first()
+    engine = world.engine_of(victim.host)
+    engine.crash(next(iter(engine.containers)))
+    loop.settle(4)
+    assert Instance.objects.filter(status=Status.HEALTHY).count() == 2
+
+
+def test_a_second_row_of_the_same_engine_removes_nobodys_container(app, world, hosts, loop):
+    _deploy(app, world, instances=1)
+    loop.settle()
+    (instance,) = Instance.objects.filter(status=Status.HEALTHY)
+    other = next(host for host in hosts if host.pk != instance.host_id)
+    stolen = dict(world.engine_of(instance.host).containers)
+    world.engine_of(other).containers.update(stolen)
+    from apps.deployments.reconcile import observe_host
+
+    observe_host(other.pk, loop.clients)
+    assert set(world.engine_of(other).containers) == set(stolen)
+
+
+def test_a_lost_database_does_not_cost_everybody_their_containers(app, world, hosts, loop):
+    _deploy(app, world, instances=16)
+    loop.settle()
+    Instance.objects.all().delete()
+    loop.step()
+    assert sum(len(world.engine_of(host).containers) for host in hosts) == 16
+
+
+def test_a_start_that_can_never_be_tried_ends_at_its_deadline(app, world, loop, settings):
+    settings.REGISTRY_TOKEN_KEY = ""
+    _deploy(app, world, instances=1)
+    loop.settle(2)
+    (instance,) = Instance.objects.all()
+    assert instance.status == Status.STARTING
+    Instance.objects.update(deadline_at=now() - timedelta(seconds=1))
+    from apps.deployments.reconcile import reconcile_instance
+
+    reconcile_instance(instance.pk, loop.clients)
+    instance.refresh_from_db()
+    assert (instance.status, instance.code) == (Status.FAILED, "engine.start_overdue")
+
+
+def test_waiting_instances_send_no_messages_of_their_own(app, world, hosts, loop, discovery, nudges):
+    _deploy(app, world)
+    loop.settle()
+    discovery.down = True
+    undeploy(app=app, by=world.alice)
+    nudges.clear()
+    loop.settle(10)
+    assert [name for name, _ in nudges] == []

@@ -196,3 +196,60 @@ def test_of_two_deploys_at_once_one_is_refused(transactional_db, world_committed
         thread.join()
     assert outcomes == {"started": 1, "rollouts.in_progress": 1}
     assert Instance.objects.count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_deploy_and_a_replacement_of_one_app_at_once_wait_for_each_other_in_no_ring(
+    transactional_db, world_committed, monkeypatch
+):
+    from apps.deployments.services import placement, rollouts
+
+    world = world_committed
+    world.host()
+    app = world.app()
+    version = world.push(app)
+    release = Release.objects.create(app=app, number=1, version=version, memory_mb=64, cpu_millis=10)
+    running = ReplicaSet.objects.create(app=app, release=release, wanted=2, weight=100)
+    app_locked, quota_held = threading.Event(), threading.Event()
+    replacing = threading.local()
+    lock, claim = rollouts._locked, placement.quota_claim
+    errors: list[str] = []
+
+    def lock_then_wait(pk):
+        locked = lock(pk)
+        app_locked.set()
+        quota_held.wait(2)
+        return locked
+
+    def claim_then_wait(**values):
+        claim(**values)
+        if getattr(replacing, "now", False):
+            quota_held.set()
+            app_locked.wait(2)
+
+    monkeypatch.setattr(rollouts, "_locked", lock_then_wait)
+    monkeypatch.setattr(placement, "quota_claim", claim_then_wait)
+
+    def deploy():
+        rollout_start(app=App.objects.get(pk=app.pk), version="1.0", by=world.alice, instances=1)
+
+    def replace():
+        replacing.now = True
+        app_locked.wait(2)
+        instances_place(replica_set=ReplicaSet.objects.get(pk=running.pk), count=1)
+
+    def guarded(work):
+        try:
+            work()
+        except Exception as error:
+            errors.append(repr(error))
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=guarded, args=(work,)) for work in (deploy, replace)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert Instance.objects.count() == 2
