@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 from django.db import connection
+from django.db.models import Sum
 
 from apps.core.errors import BerthError
 from apps.deployments.models import App, Instance, Release, ReplicaSet, Rollout
@@ -16,7 +17,8 @@ from apps.deployments.services.placement import NoHost, instances_place
 from apps.deployments.services.releases import ReleaseSettings
 from apps.deployments.services.rollouts import rollout_start
 from apps.hosts.models import Allocation, Host, PortAllocation
-from apps.tenants.services.tenants import QuotaExceeded
+from apps.tenants.models import Quota
+from apps.tenants.services.tenants import QuotaExceeded, tenant_create
 
 
 def _candidate(number, **values):
@@ -136,13 +138,15 @@ def test_a_refused_deploy_leaves_an_event_and_nothing_else(world, short):
 
 @pytest.mark.django_db(transaction=True)
 def test_many_placers_racing_for_the_last_slots_take_exactly_those(transactional_db, world_committed):
+    """Of as many tenants: those of one would queue at their quota's row, and never meet at the host's."""
     world = world_committed
     world.host(memory_mb=64 * 3, port_max=20099)
-    app = world.app()
-    version = world.push(app)
     sets = []
-    for number in range(1, 17):
-        release = Release.objects.create(app=app, number=number, version=version, memory_mb=64, cpu_millis=10)
+    for number in range(16):
+        owner = world.alice
+        tenant = tenant_create(slug=f"tenant{number}", name="x", plan=world.plan, owner=owner)
+        app = world.app(f"app{number}", tenant=tenant, by=owner)
+        release = Release.objects.create(app=app, number=1, version=world.push(app), memory_mb=64, cpu_millis=10)
         sets.append(ReplicaSet.objects.create(app=app, release=release, wanted=1))
     start = threading.Barrier(len(sets))
     outcomes: Counter[str] = Counter()
@@ -166,8 +170,7 @@ def test_many_placers_racing_for_the_last_slots_take_exactly_those(transactional
     host = Host.objects.get()
     assert host.memory_mb_claimed == 64 * 3
     assert Allocation.objects.count() == PortAllocation.objects.count() == Instance.objects.count() == 3
-    world.acme.quota.refresh_from_db()
-    assert world.acme.quota.instances_used == 3
+    assert Quota.objects.aggregate(used=Sum("instances_used"))["used"] == 3
 
 
 @pytest.mark.django_db(transaction=True)
