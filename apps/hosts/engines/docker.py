@@ -17,7 +17,6 @@ import requests
 import urllib3
 from docker import APIClient
 from docker.errors import APIError, DockerException, NotFound
-from docker.tls import TLSConfig
 
 from apps.hosts.engines import builder
 from apps.hosts.engines import docker_parse as parse
@@ -34,7 +33,7 @@ from apps.hosts.engines.base import (
 )
 from apps.hosts.engines.docker_errors import Moved, clean, read_error
 from apps.hosts.engines.docker_pull import pull
-from apps.hosts.engines.docker_tls import TLSFiles, base_url
+from apps.hosts.engines.docker_tls import MutualTLS, base_url, context
 
 API_VERSION = "1.41"
 """Docker Engine 20.10's; a newer engine that has given it up is spoken to in the oldest that it still knows."""
@@ -60,7 +59,7 @@ class Timeouts:
 
 
 class DockerEngine:
-    """One host's Docker Engine. Connects at the first verb; safe for threads; close it to remove its TLS files."""
+    """One host's Docker Engine. Connects at the first verb; safe for threads."""
 
     def __init__(
         self,
@@ -71,7 +70,7 @@ class DockerEngine:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._url = base_url(address)
-        self._tls = TLSFiles(address.tls) if address.tls else None
+        self._tls = context(address.tls) if address.tls else None
         self._timeouts = timeouts
         self._sleep = sleep
         self._clock = clock
@@ -140,13 +139,11 @@ class DockerEngine:
                 return b""
 
     def close(self) -> None:
-        """Drop the connections and the TLS files. The engine may be used again only if it needs no TLS."""
+        """Drop the connections. The next verb opens new ones."""
         with self._lock:
             for client in self._clients.values():
                 client.close()
             self._clients.clear()
-            if self._tls is not None:
-                self._tls.remove()
 
     # --- containers ---
 
@@ -333,10 +330,9 @@ class DockerEngine:
         return oldest if numbers > [int(part) for part in API_VERSION.split(".")] else API_VERSION
 
     def _open(self, timeout_s: int, version: str) -> APIClient:
-        tls: TLSConfig | bool = False
+        client = APIClient(base_url=self._url, version=version, timeout=timeout_s)
         if self._tls is not None:
-            tls = TLSConfig(client_cert=self._tls.pair, ca_cert=self._tls.ca, verify=True)
-        client = APIClient(base_url=self._url, version=version, timeout=timeout_s, tls=tls)
+            client.mount("https://", MutualTLS(self._tls))
         # Without this a proxy or REQUESTS_CA_BUNDLE in our environment overrules the host's own authority.
         client.trust_env = False
         client.max_redirects = 0  # a host that sends us elsewhere is not to be followed with our certificate

@@ -1,12 +1,13 @@
-"""Where an engine is, and the files that mutual TLS needs, because the SDK takes paths and no texts."""
+"""Where an engine is, and mutual TLS from texts: the SDK itself takes only paths of files."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-import weakref
-from pathlib import Path
+import os
+import ssl
+from typing import Any
 from urllib.parse import urlsplit
+
+import requests.adapters
 
 from apps.hosts.engines.base import AddressRefused, EngineAddress, TLSMaterial
 
@@ -30,23 +31,36 @@ def base_url(address: EngineAddress) -> str:
     return f"https://{parts.netloc}"
 
 
-class TLSFiles:
-    """The PEM texts as files that only we can read, until ``remove`` or the end of the process."""
+def context(material: TLSMaterial) -> ssl.SSLContext:
+    """Trusts the host's own authority and nothing else, checks the name, and shows our certificate.
 
-    def __init__(self, material: TLSMaterial) -> None:
-        if not all("-----BEGIN " in pem for pem in (material.ca, material.certificate, material.key)):
-            raise AddressRefused("the TLS material must be three PEM texts")
-        self._folder = Path(tempfile.mkdtemp(prefix="berth-tls-"))  # mkdtemp gives it 0700
-        self.remove = weakref.finalize(self, shutil.rmtree, str(self._folder), ignore_errors=True)
-        for name, pem in (("ca", material.ca), ("cert", material.certificate), ("key", material.key)):
-            path = self._folder / name
-            path.touch(mode=0o600)
-            path.write_text(pem)
+    OpenSSL reads a key from a file only: here from one in memory, so that a killed process leaves none on a disk.
+    Raises AddressRefused where the texts are not what they should be.
+    """
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    made.minimum_version = ssl.TLSVersion.TLSv1_2
+    handle = os.memfd_create("berth-tls", os.MFD_CLOEXEC)
+    try:
+        made.load_verify_locations(cadata=material.ca)
+        os.write(handle, f"{material.certificate.strip()}\n{material.key.strip()}\n".encode())
+        made.load_cert_chain(f"/proc/self/fd/{handle}")
+    except (ssl.SSLError, ValueError):
+        # Without the original: its text may quote what it could not read.
+        raise AddressRefused("the TLS material must be three PEM texts that belong together") from None
+    finally:
+        os.close(handle)
+    return made
 
-    @property
-    def ca(self) -> str:
-        return str(self._folder / "ca")
 
-    @property
-    def pair(self) -> tuple[str, str]:
-        return str(self._folder / "cert"), str(self._folder / "key")
+class MutualTLS(requests.adapters.HTTPAdapter):
+    """Connections with this context, whatever the environment says about proxies and authorities."""
+
+    def __init__(self, made: ssl.SSLContext) -> None:
+        self._context = made
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs, ssl_context=self._context)
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        """The context knows its authority; requests would add the public ones to it."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,8 @@ from apps.hosts.engines.connect import connect
 from apps.hosts.engines.docker import DockerEngine, Timeouts
 from apps.hosts.engines.docker_errors import MAX_MESSAGE, Moved, clean, read_error, read_pull_error
 from apps.hosts.engines.docker_parse import from_inspect, from_list
+from apps.hosts.engines.docker_tls import context
+from tests.contract.pki import Authority
 
 RUNC = "failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: "
 PROGRAMMING = "driver failed programming external connectivity on endpoint p2 (d2f7): "
@@ -172,19 +176,37 @@ def test_nothing_is_sent_and_no_sdk_loaded_before_it_is_needed() -> None:
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
-def test_the_tls_files_are_ours_alone_and_go_with_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_key_is_ever_on_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    engine = DockerEngine(EngineAddress("docker", "https://127.0.0.1:1", TLSMaterial(PEM, PEM, PEM)))
-    (folder,) = tmp_path.iterdir()
-    assert folder.stat().st_mode & 0o777 == 0o700
-    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
-    engine.close()
+    engine = DockerEngine(EngineAddress("docker", "https://127.0.0.1:1", Authority().client()))
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(EngineError):
+    with pytest.raises(EngineUnreachable):
         engine.ping()
-    forgotten = DockerEngine(EngineAddress("docker", "https://127.0.0.1:1", TLSMaterial(PEM, PEM, PEM)))
-    del forgotten
     assert list(tmp_path.iterdir()) == []
+    engine.close()
+
+
+def test_the_context_trusts_the_hosts_authority_alone_and_checks_the_name() -> None:
+    authority = Authority("the only one")
+    made = context(authority.client())
+    (trusted,) = made.get_ca_certs()
+    assert dict(part[0] for part in trusted["subject"])["commonName"] == "the only one"
+    assert made.check_hostname
+    assert made.verify_mode is ssl.CERT_REQUIRED
+
+
+def test_tls_texts_that_are_none_or_of_different_pairs_are_refused_without_quoting_them() -> None:
+    good, other = Authority().client(), Authority().client()
+    for bad in (
+        TLSMaterial(PEM, PEM, PEM),
+        TLSMaterial("", good.certificate, good.key),
+        replace(good, key=other.key),
+        replace(good, key=""),
+        replace(good, certificate="SECRET"),
+    ):
+        with pytest.raises(AddressRefused) as caught:
+            context(bad)
+        assert "SECRET" not in str(caught.value)
 
 
 @pytest.fixture
