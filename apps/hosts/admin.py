@@ -30,11 +30,14 @@ class HostForm(forms.ModelForm):  # type: ignore[type-arg]
             "tls_certificate",
             "tls_key",
             "labels",
+            "dedicated_to",
             "memory_mb",
             "cpu_millis",
+            "memory_mb_reserve",
+            "cpu_millis_reserve",
             "port_min",
             "port_max",
-            "status",
+            "availability",
         )
 
     def __init__(self, *args: object, **kwargs: object) -> None:
@@ -64,6 +67,7 @@ class HostAdmin(ModelAdmin):  # type: ignore[misc]
         "name",
         "cluster",
         "status",
+        "availability",
         "address",
         "memory_mb_claimed",
         "memory_mb",
@@ -73,7 +77,7 @@ class HostAdmin(ModelAdmin):  # type: ignore[misc]
         "last_error",
     )
     list_select_related = ("cluster",)
-    list_filter = ("status", "cluster")
+    list_filter = ("status", "availability", "cluster")
     search_fields = ("name", "address")
     readonly_fields = (
         "generation",

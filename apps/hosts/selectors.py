@@ -28,30 +28,31 @@ def default_cluster() -> Cluster:
 
 
 def hosts_of(cluster_id: int) -> QuerySet[Host]:
-    return Host.objects.filter(cluster_id=cluster_id)
+    return Host.objects.filter(cluster_id=cluster_id).exclude(status=Host.Status.REMOVED)
 
 
 def hosts_with_room(cluster_id: int, *, memory_mb: int, cpu_millis: int) -> QuerySet[Host]:
-    """Ready hosts that have this much left, most free memory first, decided by the database."""
+    """Hosts that take instances and have this much left, most free memory first, decided by the database."""
     return (
         hosts_of(cluster_id)
         .filter(
             status=Host.Status.READY,
-            memory_mb__gte=F("memory_mb_claimed") + memory_mb,
-            cpu_millis__gte=F("cpu_millis_claimed") + cpu_millis,
+            availability=Host.Availability.ACTIVE,
+            disk_pressure=False,
+            memory_mb_free__gte=memory_mb,
+            cpu_millis_capacity__gte=F("cpu_millis_claimed") + cpu_millis,
         )
-        .annotate(memory_mb_free=F("memory_mb") - F("memory_mb_claimed"))
         .order_by("-memory_mb_free", "pk")
     )
 
 
 def hosts_to_observe() -> QuerySet[Host]:
     """Every host whose containers may matter, whatever its status."""
-    return Host.objects.select_related("cluster").order_by("pk")
+    return Host.objects.exclude(status=Host.Status.REMOVED).select_related("cluster").order_by("pk")
 
 
 def host_with_engine(pk: int) -> Host:
-    host = Host.objects.select_related("cluster").filter(pk=pk).first()
+    host = hosts_to_observe().filter(pk=pk).first()
     if host is None:
         raise HostMissing(f"There is no host {pk}.")
     return host

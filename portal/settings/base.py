@@ -223,6 +223,10 @@ ROLLOUT_DEADLINE_S = env.int("BERTH_ROLLOUT_DEADLINE", default=180)
 START_DEADLINE_S = env.int("BERTH_START_DEADLINE", default=120)
 READY_DEADLINE_S = env.int("BERTH_READY_DEADLINE", default=60)
 DRAIN_DEADLINE_S = env.int("BERTH_DRAIN_DEADLINE", default=15)
+# A host whose engine does not answer for so long takes nothing more; then what it holds is placed elsewhere.
+HOST_SUSPECT_AFTER_S = env.int("BERTH_HOST_SUSPECT_AFTER", default=4)
+HOST_DOWN_AFTER_S = env.int("BERTH_HOST_DOWN_AFTER", default=9)
+HOST_JOIN_DEADLINE_S = env.int("BERTH_HOST_JOIN_DEADLINE", default=900)
 # A request that was on its way when its route went may still arrive: a port rests this long after the last gateway's
 # acknowledgement could have been given.
 PORT_QUARANTINE_S = env.int("BERTH_PORT_QUARANTINE", default=30)

@@ -85,9 +85,9 @@ def test_a_host_is_added_and_changed_by_hand_and_an_empty_key_keeps_the_stored_o
     assert staff.post(reverse("admin:hosts_host_add"), form).status_code == 302
     host = Host.objects.get(name="metal-1")
     change = reverse("admin:hosts_host_change", args=[host.pk])
-    assert staff.post(change, {**form, "tls_key": "", "status": "cordoned"}).status_code == 302
+    assert staff.post(change, {**form, "tls_key": "", "availability": "cordoned"}).status_code == 302
     host.refresh_from_db()
-    assert (host.tls_key, host.status) == ("KEY", "cordoned")
+    assert (host.tls_key, host.availability) == ("KEY", "cordoned")
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_the_key_stands_encrypted_in_the_database(world):
 
 def test_saving_a_host_changes_what_was_typed_and_not_what_the_loop_wrote_meanwhile(staff, world, monkeypatch):
     host = world.host(tls_ca="CA", tls_certificate="CERT", tls_key="KEY", engine_url="https://10.0.0.5:2376")
-    form = {**_form(world), "name": host.name, "address": host.address, "memory_mb": 2048, "status": "cordoned"}
+    form = {**_form(world), "name": host.name, "address": host.address, "memory_mb": 2048, "availability": "cordoned"}
     from apps.hosts import admin as hosts_admin
 
     real = hosts_admin.save_changed
@@ -136,4 +136,4 @@ def test_saving_a_host_changes_what_was_typed_and_not_what_the_loop_wrote_meanwh
     monkeypatch.setattr(hosts_admin, "save_changed", late)
     assert staff.post(reverse("admin:hosts_host_change", args=[host.pk]), form).status_code == 302
     host.refresh_from_db()
-    assert (host.memory_mb, host.status, host.memory_mb_claimed, host.generation) == (2048, "cordoned", 256, 7)
+    assert (host.memory_mb, host.availability, host.memory_mb_claimed, host.generation) == (2048, "cordoned", 256, 7)

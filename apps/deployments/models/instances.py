@@ -33,8 +33,8 @@ class Instance(Leased):
     LIVE = (Status.PLACED, Status.STARTING, Status.RUNNING, Status.HEALTHY)
     #: Should have a running container on its host.
     WITH_CONTAINER = (Status.RUNNING, Status.HEALTHY)
-    #: On its way out: unpublish, wait for the gateways, remove, free.
-    LEAVING = (Status.DRAINING, Status.UNHEALTHY, Status.FAILED)
+    #: On its way out: unpublish, wait for the gateways, remove, free. Of a lost one nothing can be removed.
+    LEAVING = (Status.DRAINING, Status.UNHEALTHY, Status.FAILED, Status.LOST)
 
     uid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     app = models.ForeignKey(App, on_delete=models.PROTECT, related_name="instances")
@@ -55,6 +55,9 @@ class Instance(Leased):
     unrouted_epoch = models.CharField(max_length=36, blank=True)
     unrouted_zxid = models.BigIntegerField(default=0)
     released = models.BooleanField(default=False)
+    why = models.JSONField(
+        default=dict, db_default={}, blank=True, help_text="what spoke for its host when it was placed"
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

@@ -26,6 +26,10 @@ class Release(models.Model):
     cpu_millis = models.PositiveIntegerField(default=100)
     health_path = models.CharField(max_length=200, blank=True, help_text="empty: a TCP connect is enough")
     stop_grace_s = models.PositiveIntegerField(default=10)
+    placement = models.JSONField(
+        default=dict, db_default={}, blank=True, help_text="rules; apps.deployments.services.rules says what they are"
+    )
+    is_global = models.BooleanField(default=False, db_default=False, help_text="one instance on every matching host")
     created_at = models.DateTimeField(auto_now_add=True)
     created_by = models.CharField(max_length=150, blank=True)
 

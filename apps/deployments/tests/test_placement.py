@@ -83,7 +83,7 @@ def _empty():
 
 
 def test_no_room_names_every_reason_and_holds_nothing(world):
-    world.host(status="cordoned")
+    world.host(availability="cordoned")
     world.host(memory_mb=64)
     world.host(cpu_millis=10)
     world.host(port_min=20000, port_max=20000)

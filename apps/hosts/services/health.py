@@ -1,38 +1,58 @@
-"""What a ping of a host's engine says, written down."""
+"""What is seen of hosts, written down: whether their engines answer, and what they say of themselves."""
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 
+from django.conf import settings
 from django.db import transaction
 
 from apps.core import events
 from apps.core.clock import now
-from apps.hosts.models import Host
+from apps.hosts.models import Cluster, Host
+from apps.hosts.selectors import hosts_of
 
-SUSPECT_AFTER_S = 6
-DOWN_AFTER_S = 30
+_NUMBERS = re.compile(r"(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?")
+
+
+def engine_number(version: str) -> int:
+    """An engine's version as one number that compares as versions do: 20.10.5 is 20010005; 0 if unreadable."""
+    found = _NUMBERS.match(version)
+    if found is None:
+        return 0
+    major, minor, patch = (int(part or 0) for part in found.groups())
+    return (major * 1000 + minor) * 1000 + patch
 
 
 @transaction.atomic
-def host_seen(*, host: Host, engine_version: str) -> None:
-    """The engine answered: the host is ready, unless an admin has set it aside."""
-    Host.objects.filter(pk=host.pk).update(last_seen_at=now(), last_error="", engine_version=engine_version[:60])
-    back = Host.objects.filter(
-        pk=host.pk, status__in=[Host.Status.JOINING, Host.Status.SUSPECT, Host.Status.DOWN]
-    ).update(status=Host.Status.READY)
-    if back:
+def host_seen(*, host: Host, engine_version: str, clean: bool = True) -> None:
+    """The engine answered. The host is ready, unless containers that were given up are still there (not ``clean``)."""
+    Host.objects.filter(pk=host.pk).update(
+        last_seen_at=now(),
+        last_error="" if clean else "Containers that were given up are still there.",
+        engine_version=engine_version[:60],
+        engine_number=engine_number(engine_version),
+    )
+    if not clean:
+        return
+    waiting = [Host.Status.JOINING, Host.Status.SUSPECT, Host.Status.DOWN]
+    if Host.objects.filter(pk=host.pk, status__in=waiting).update(status=Host.Status.READY):
         events.record("host.ready", f"Host {host.name} answers.", host_id=host.pk)
 
 
 @transaction.atomic
-def host_silent(*, host: Host, error: str) -> None:
-    """The engine did not answer: after a while nothing more is placed there. Its containers are left alone."""
+def host_silent(*, host: Host, error: str) -> str | None:
+    """The engine did not answer: after a while nothing more is placed there, and after another it counts as down.
+
+    Returns the status that it got, if that is a new one. Its containers are left alone.
+    """
     Host.objects.filter(pk=host.pk).update(last_error=error[:500])
-    since = host.last_seen_at
+    since = host.last_seen_at or host.created_at
     for old, new, limit in (
-        (Host.Status.READY, Host.Status.SUSPECT, SUSPECT_AFTER_S),
-        (Host.Status.SUSPECT, Host.Status.DOWN, DOWN_AFTER_S),
+        (Host.Status.JOINING, Host.Status.DOWN, settings.HOST_JOIN_DEADLINE_S),
+        (Host.Status.READY, Host.Status.SUSPECT, settings.HOST_SUSPECT_AFTER_S),
+        (Host.Status.SUSPECT, Host.Status.DOWN, settings.HOST_DOWN_AFTER_S),
     ):
         if since is not None and now() - since < timedelta(seconds=limit):
             continue
@@ -43,4 +63,32 @@ def host_silent(*, host: Host, error: str) -> None:
                 level="warning" if new == Host.Status.SUSPECT else "error",
                 host_id=host.pk,
             )
-            return
+            return new
+    return None
+
+
+@transaction.atomic
+def evictions_allowed(*, cluster_id: int, holding: set[int]) -> bool:
+    """Whether hosts that are down may be given up. ``holding`` are the silent hosts that hold instances.
+
+    When more than half of a cluster's hosts fall silent it looks like our own network, and whoever acts on that takes
+    down what runs well. Kubernetes stops in the same way (``--unhealthy-zone-threshold``, 0.55). Dead hosts that hold
+    nothing count on neither side: they were given up before.
+    """
+    silent = len(holding)
+    answering = hosts_of(cluster_id).filter(status=Host.Status.READY).count()
+    allowed = silent <= answering
+    clusters = Cluster.objects.filter(pk=cluster_id)
+    if not allowed and clusters.filter(evictions_stopped_at=None).update(evictions_stopped_at=now()):
+        events.record(
+            "cluster.evictions_stopped",
+            f"{silent} of {silent + answering} hosts do not answer. That looks like the platform's own network, so "
+            "nothing is moved away from them. Mend the network, or remove the hosts that are gone for good.",
+            level="error",
+            cluster_id=cluster_id,
+            silent=silent,
+            answering=answering,
+        )
+    if allowed and clusters.exclude(evictions_stopped_at=None).update(evictions_stopped_at=None):
+        events.record("cluster.evictions_resumed", "Enough hosts answer again.", cluster_id=cluster_id)
+    return allowed
