@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -13,6 +15,7 @@ from apps.deployments.selectors import Publication
 from apps.hosts.engines.base import Engine, EngineAddress, EngineUnreachable, TLSMaterial
 from apps.hosts.engines.connect import connect
 from apps.hosts.models import Host
+from apps.hosts.services.authority import client_material
 from gateway.contract import GatewayState
 
 
@@ -33,33 +36,81 @@ class Discovery(Protocol):
 Probe = Callable[[Sequence[Target]], dict[int, str | None]]
 
 
-def address_of(host: Host) -> EngineAddress:
+#: Seconds that the platform's own client certificate is kept before the database is asked whether it was renewed.
+MATERIAL_KEPT_S = 60.0
+
+
+def address_of(host: Host, material: Callable[[], TLSMaterial]) -> EngineAddress:
+    """Hosts added by hand have TLS texts of their own. One at https:// without any joined by itself, with a certificate
+    of the platform's authority: no column says so, and none need be read.
+    """
     tls = None
     if host.tls_ca:
         tls = TLSMaterial(ca=host.tls_ca, certificate=host.tls_certificate, key=host.tls_key)
+    elif host.engine_url.startswith("https://"):
+        tls = material()
     return EngineAddress(kind=host.cluster.kind, url=host.engine_url, tls=tls)
 
 
+def platform_material() -> TLSMaterial:
+    found = client_material()
+    return TLSMaterial(ca=found.ca, certificate=found.certificate, key=found.key)
+
+
+class Material:
+    """The platform's client certificate, read from the database (and renewed there) once in a while."""
+
+    def __init__(
+        self,
+        read: Callable[[], TLSMaterial] = platform_material,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._read = read
+        self._clock = clock
+        self._held: tuple[float, TLSMaterial] | None = None
+
+    def __call__(self) -> TLSMaterial:
+        held, at = self._held, self._clock()
+        if held is None or at - held[0] >= MATERIAL_KEPT_S:
+            held = self._held = (at, self._read())
+        return held[1]
+
+
 class Clients:
-    """Engines by address, and the publisher; made when first needed and kept for the life of the process.
+    """Engines by host, and the publisher; made when first needed and kept for the life of the process.
 
     ``probe`` asks a batch of targets: instance id -> None if it is well, else what was wrong.
     """
 
-    def __init__(self, *, discovery: Discovery | None = None, probe: Probe = ask) -> None:
+    def __init__(
+        self,
+        *,
+        discovery: Discovery | None = None,
+        probe: Probe = ask,
+        material: Callable[[], TLSMaterial] | None = None,
+    ) -> None:
         self.probe = probe
-        self._engines: dict[EngineAddress, Engine] = {}
+        self._material = material or Material()
+        self._engines: dict[int, tuple[EngineAddress, Engine]] = {}
+        self._lock = threading.Lock()
         self._discovery = discovery
 
     def engine(self, host: Host) -> Engine:
         """Raises EngineError, also where this machine can't prepare the connection (a full disk for its TLS files)."""
-        address = address_of(host)
-        engine = self._engines.get(address)
-        if engine is None:
+        address = address_of(host, self._material)
+        with self._lock:
+            held = self._engines.get(host.pk)
+            if held is not None and held[0] == address:
+                return held[1]
             try:
-                engine = self._engines[address] = connect(address)
+                engine = connect(address)
             except OSError as error:
                 raise EngineUnreachable(f"the connection could not be prepared: {error}") from error
+            self._engines[host.pk] = (address, engine)
+        if held is not None:
+            # Its address or our certificate is another now. Whoever still waits for an answer of the old one gets it.
+            held[1].close()
         return engine
 
     @property
