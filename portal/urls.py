@@ -9,6 +9,7 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("api/", include("portal.api.urls")),
     path("", include("portal.health")),
+    path("", include("portal.joining")),
     path("", include("portal.web.urls")),
 ]
 

@@ -1,17 +1,37 @@
-"""Operators' pages for clusters and hosts."""
+"""Operators' pages for clusters, hosts, and the tokens with which machines join."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 from django import forms
-from django.contrib import admin
-from django.http import HttpRequest
+from django.contrib import admin, messages
+from django.core.exceptions import ObjectDoesNotExist
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
 from unfold.admin import ModelAdmin
 
 from apps.core.admin import ReadOnlyAdmin, save_changed
-from apps.hosts.models import Allocation, Cluster, Host, PortAllocation
-from apps.hosts.services.hosts import host_look
+from apps.core.clock import now
+from apps.hosts.models import Allocation, Authority, Cluster, Host, JoinToken, PortAllocation
+from apps.hosts.operators import CHANGE_HOSTS, REMOVE_HOSTS, REVOKE_TOKENS
+from apps.hosts.samples import fresh_samples
+from apps.hosts.services.hosts import (
+    HostInUse,
+    cluster_changed,
+    host_look,
+    host_remove,
+    host_set_availability,
+    ratios,
+)
+from apps.hosts.services.joining import MAX_VALID_S, VALID_S, join_token_create, join_token_revoke
+from apps.hosts.services.onboarding import join_command
+from apps.tenants.permissions import operates, person
+
+_SHOWN_INSTANCES = 5
 
 
 class HostForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -55,9 +75,34 @@ class HostForm(forms.ModelForm):  # type: ignore[type-arg]
         return values
 
 
+class Removed(admin.SimpleListFilter):
+    """Removed hosts stay for the sake of history, and out of the way unless they are asked for."""
+
+    title = "removed hosts"
+    parameter_name = "removed"
+
+    def lookups(self, request: HttpRequest, model_admin: admin.ModelAdmin[Any]) -> list[tuple[str, str]]:
+        return [("shown", "Shown"), ("only", "Only these")]
+
+    def choices(self, changelist: Any) -> Iterator[Any]:
+        for number, one in enumerate(super().choices(changelist)):
+            yield {**one, "display": one["display"] if number else "Hidden"}
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Host]) -> QuerySet[Host]:
+        if self.value() == "shown":
+            return queryset
+        gone = {"status": Host.Status.REMOVED}
+        return queryset.filter(**gone) if self.value() == "only" else queryset.exclude(**gone)
+
+
 @admin.register(Cluster)
 class ClusterAdmin(ModelAdmin):  # type: ignore[misc]
-    list_display = ("slug", "name", "kind", "is_default")
+    list_display = ("slug", "name", "kind", "is_default", "memory_overcommit", "cpu_overcommit", "evictions_stopped_at")
+    readonly_fields = ("evictions_stopped_at",)
+
+    def save_model(self, request: HttpRequest, obj: Cluster, form: forms.ModelForm[Cluster], change: bool) -> None:
+        save_changed(obj, form, change)
+        cluster_changed(cluster=obj)
 
 
 @admin.register(Host)
@@ -66,36 +111,209 @@ class HostAdmin(ModelAdmin):  # type: ignore[misc]
     list_display = (
         "name",
         "cluster",
+        "zone",
         "status",
         "availability",
+        "disk_pressure",
         "address",
-        "memory_mb_claimed",
-        "memory_mb",
-        "cpu_millis_claimed",
-        "cpu_millis",
+        "memory_claimed",
+        "cpu_claimed",
+        "measured",
+        "certificate_until",
         "last_seen_at",
         "last_error",
     )
-    list_select_related = ("cluster",)
-    list_filter = ("status", "availability", "cluster")
+    list_select_related = ("cluster", "identity")
+    list_filter = (Removed, "status", "availability", "disk_pressure", "cluster")
     search_fields = ("name", "address")
     readonly_fields = (
+        "status",
         "generation",
+        "memory_mb_capacity",
         "memory_mb_claimed",
+        "cpu_millis_capacity",
         "cpu_millis_claimed",
+        "measured",
+        "disk_pressure",
+        "certificate_until",
         "engine_version",
         "last_seen_at",
         "last_error",
     )
+    actions = ("cordon", "drain", "uncordon", "remove")
 
     def get_fields(self, request: HttpRequest, obj: Host | None = None) -> list[str]:
-        """Whoever may only look gets no form, and so no field that keeps the key to itself."""
+        """Whoever may only look gets no form, and so no field that keeps the key to itself. A host that joined has no
+        TLS texts of its own.
+        """
         fields = [str(name) for name in super().get_fields(request, obj)]
-        return fields if self.has_change_permission(request, obj) else [one for one in fields if one != "tls_key"]
+        hidden: set[str] = set()
+        if obj is not None and _joined(obj):
+            hidden = {"tls_ca", "tls_certificate", "tls_key"}
+        elif not self.has_change_permission(request, obj):
+            hidden = {"tls_key"}
+        return [one for one in fields if one not in hidden]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Host | None = None) -> tuple[str, ...]:
+        """A joined host's certificate is for this name and this address."""
+        fixed = ("name", "address", "engine_url") if obj is not None and _joined(obj) else ()
+        return (*self.readonly_fields, *fixed)
 
     def save_model(self, request: HttpRequest, obj: Host, form: forms.ModelForm[Host], change: bool) -> None:
+        if change and "availability" in form.changed_data:
+            host_set_availability(host=obj, availability=obj.availability, by=person(request.user).get_username())
         save_changed(obj, form, change)
+        Host.objects.filter(pk=obj.pk).update(**ratios(obj.cluster))
         host_look(host=obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: object | None = None) -> bool:
+        """A row that is deleted takes the history with it, and says nothing of what still runs there: see "remove"."""
+        return False
+
+    def has_operate_permission(self, request: HttpRequest) -> bool:
+        return operates(request.user, CHANGE_HOSTS)
+
+    def has_remove_permission(self, request: HttpRequest) -> bool:
+        return operates(request.user, REMOVE_HOSTS)
+
+    @admin.display(description="memory claimed")
+    def memory_claimed(self, host: Host) -> str:
+        return f"{host.memory_mb_claimed} of {host.memory_mb_capacity} MiB"
+
+    @admin.display(description="CPU claimed")
+    def cpu_claimed(self, host: Host) -> str:
+        return f"{host.cpu_millis_claimed} of {host.cpu_millis_capacity}"
+
+    @admin.display(description="measured")
+    def measured(self, host: Host) -> str:
+        found = fresh_samples(host)
+        if found is None:
+            return "-"
+        return f"idle: CPU {found.cpu_millis_idle}, {found.memory_mb_idle} MiB; disk: {found.disk_mb_idle} MiB left"
+
+    @admin.display(description="certificate until")
+    def certificate_until(self, host: Host) -> datetime | None:
+        return host.identity.certificate_expires_at if _joined(host) else None
+
+    @admin.action(description="Cordon: place nothing more there", permissions=["operate"])
+    def cordon(self, request: HttpRequest, queryset: QuerySet[Host]) -> None:
+        self._set(request, queryset, Host.Availability.CORDONED, "cordoned")
+
+    @admin.action(description="Drain: move away what runs there", permissions=["operate"])
+    def drain(self, request: HttpRequest, queryset: QuerySet[Host]) -> None:
+        self._set(request, queryset, Host.Availability.DRAINING, "draining")
+
+    @admin.action(description="Uncordon: take back into service", permissions=["operate"])
+    def uncordon(self, request: HttpRequest, queryset: QuerySet[Host]) -> None:
+        self._set(request, queryset, Host.Availability.ACTIVE, "active again")
+
+    @admin.action(description="Remove: forget hosts that are empty", permissions=["remove"])
+    def remove(self, request: HttpRequest, queryset: QuerySet[Host]) -> None:
+        by = person(request.user).get_username()
+        for host in queryset.exclude(status=Host.Status.REMOVED):
+            try:
+                host_remove(host=host, by=by)
+            except HostInUse as error:
+                held: Any = error.extra["instances"]
+                more = " …" if len(held) > _SHOWN_INSTANCES else ""
+                self.message_user(
+                    request, f"{error.detail} Held by: {', '.join(held[:_SHOWN_INSTANCES])}{more}", messages.ERROR
+                )
+            else:
+                self.message_user(request, f"{host.name} is removed.", messages.SUCCESS)
+
+    def _set(self, request: HttpRequest, hosts: QuerySet[Host], availability: str, word: str) -> None:
+        by = person(request.user).get_username()
+        count = sum(host_set_availability(host=host, availability=availability, by=by) for host in hosts)
+        self.message_user(request, f"{count} hosts are now {word}.", messages.SUCCESS)
+
+
+def _joined(host: Host) -> bool:
+    """Whether it joined with a token, and so reports and has a certificate of the platform's authority."""
+    try:
+        return host.identity is not None
+    except ObjectDoesNotExist:
+        return False
+
+
+class JoinTokenForm(forms.ModelForm):  # type: ignore[type-arg]
+    valid_minutes = forms.IntegerField(
+        min_value=1, max_value=MAX_VALID_S // 60, initial=VALID_S // 60, help_text="how long the command may be used"
+    )
+
+    class Meta:
+        model = JoinToken
+        fields = ("cluster", "labels", "memory_mb_reserve", "cpu_millis_reserve")
+
+
+@admin.register(JoinToken)
+class JoinTokenAdmin(ModelAdmin):  # type: ignore[misc]
+    """A token is made here and never changed: the page that answers shows the command, once."""
+
+    form = JoinTokenForm
+    list_display = ("prefix", "cluster", "state", "created_by", "created_at", "expires_at", "used_at", "host")
+    list_select_related = ("cluster", "created_by", "host")
+    search_fields = ("prefix", "host__name", "created_by__username")
+    actions = ("revoke",)
+    _asked = ("cluster", "valid_minutes", "labels", "memory_mb_reserve", "cpu_millis_reserve")
+    _known = (
+        *("prefix", "cluster", "state", "labels", "memory_mb_reserve", "cpu_millis_reserve"),
+        *("created_by", "created_at", "expires_at", "used_at", "revoked_at", "host"),
+    )
+
+    def get_fields(self, request: HttpRequest, obj: JoinToken | None = None) -> tuple[str, ...]:
+        return self._asked if obj is None else self._known
+
+    def get_readonly_fields(self, request: HttpRequest, obj: JoinToken | None = None) -> tuple[str, ...]:
+        return () if obj is None else self._known
+
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        default = Cluster.objects.filter(is_default=True).first()
+        return {**super().get_changeform_initial_data(request), **({"cluster": default.pk} if default else {})}
+
+    def save_model(self, request: HttpRequest, obj: JoinToken, form: forms.ModelForm[JoinToken], change: bool) -> None:
+        asked = dict(form.cleaned_data)
+        minutes = asked.pop("valid_minutes")
+        token, secret = join_token_create(by=person(request.user), valid_s=minutes * 60, **asked)
+        # The secret is on this object for the length of this request, and in no column.
+        vars(obj).update(id=token.pk, prefix=token.prefix, expires_at=token.expires_at, secret=secret)
+
+    def response_add(self, request: HttpRequest, obj: JoinToken, post_url_continue: str | None = None) -> HttpResponse:
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Join command",
+            "opts": self.opts,
+            "token": obj,
+            "command": join_command(vars(obj)["secret"]),
+        }
+        return TemplateResponse(request, "admin/hosts/jointoken/created.html", context)
+
+    def has_change_permission(self, request: HttpRequest, obj: object | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: object | None = None) -> bool:
+        return False
+
+    def has_revoke_permission(self, request: HttpRequest) -> bool:
+        return operates(request.user, REVOKE_TOKENS)
+
+    @admin.display(description="state")
+    def state(self, token: JoinToken) -> str:
+        return token.state(now())
+
+    @admin.action(description="Revoke", permissions=["revoke"])
+    def revoke(self, request: HttpRequest, queryset: QuerySet[JoinToken]) -> None:
+        by = person(request.user).get_username()
+        count = sum(join_token_revoke(token=token, by=by) for token in queryset)
+        self.message_user(request, f"{count} tokens are revoked.", messages.SUCCESS)
+
+
+@admin.register(Authority)
+class AuthorityAdmin(ReadOnlyAdmin):
+    """When certificates end. Keys are on no page."""
+
+    list_display = ("name", "expires_at", "client_expires_at", "created_at")
+    fields = ("name", "certificate", "expires_at", "client_certificate", "client_expires_at", "created_at")
 
 
 @admin.register(Allocation)

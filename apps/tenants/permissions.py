@@ -56,6 +56,11 @@ def person(viewer: Viewer) -> User:
     return viewer
 
 
+def operates(viewer: Viewer, permission: str) -> bool:
+    """Whether the viewer is staff with this permission of Django's, as the admin asks it ("hosts.view_host")."""
+    return _active(viewer) and viewer.is_staff and viewer.has_perm(permission)
+
+
 def roles_with(action: Action) -> list[str]:
     return [role for role, actions in _ROLE_ACTIONS.items() if action in actions]
 

@@ -13,5 +13,6 @@ urlpatterns = [
     path("registry/", include("apps.registry.api.urls")),
     path("v1/", include("apps.tenants.api.urls")),
     path("v1/", include("apps.deployments.api.urls")),
+    path("v1/", include("apps.hosts.api.urls")),
     re_path(r".*", api_not_found),
 ]
