@@ -89,13 +89,7 @@ class DockerHost:
 
     def dockerd_pid(self) -> int:
         """The pid of dockerd in this machine's count; StackError when it does not run."""
-        data_root = str(self.directory / "data").encode()
-        for pid in processes.marked(self.network.identity):
-            with contextlib.suppress(OSError):
-                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-                if words[0].endswith(b"dockerd") and data_root in words:
-                    return pid
-        raise StackError(f"no dockerd runs for {self.name}")
+        return dockerd_pid(self.network, self.directory)
 
     def cut(self) -> None:
         """Pulls the network cable; containers run on, and nobody reaches the host or them."""
@@ -172,41 +166,60 @@ class DockerHosts:
         )
 
     def _argv(self, host: DockerHost, pair: Pair, etc: Path) -> Sequence[str]:
-        directory = host.directory
-        enter = [program("nsenter"), *self.network.enter(host.index)[1:]]
-        isolate = [program("unshare"), "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-        init = [str(_INIT), str(etc), self._resolv_conf(directory)]
         return [
-            *enter,
-            *isolate,
-            *init,
-            program("dockerd"),
-            *("--data-root", str(directory / "data")),
-            *("--exec-root", "/run/docker"),
-            *("--pidfile", "/run/docker/docker.pid"),
-            *("--host", f"unix://{host.socket}"),
+            *machine(self.network, host.index, host.directory, etc),
+            *dockerd(host.directory, host.socket, host.cgroup),
             *("--host", f"tcp://{host.address}:{API_PORT}"),
             "--tlsverify",
             *("--tlscacert", str(self.env.hosts_authority.pair.cert)),
             *("--tlscert", str(pair.cert)),
             *("--tlskey", str(pair.key)),
-            *("--cgroup-parent", host.cgroup),
-            # The systemd driver would hand the containers to the machine's systemd, outside of our cgroup.
-            *("--exec-opt", _CGROUPFS),
             *("--default-address-pool", "base=10.200.0.0/14,size=26"),
-            *("--storage-driver", "overlay2"),
             "--live-restore=false",
             # Its proxy would carry a stranger's container on the same host around the walls between tenants.
             "--userland-proxy=false",
-            *("--log-level", "warn"),
         ]
 
-    def _resolv_conf(self, directory: Path) -> str:
-        """A resolver that answers from another network namespace: 127.0.0.53 is this machine's only."""
-        upstream = Path("/run/systemd/resolve/resolv.conf")
-        current = Path("/etc/resolv.conf")
-        if not (current.exists() and "nameserver 127." in current.read_text() and upstream.exists()):
-            return "-"
-        copy = directory / "resolv.conf"
-        copy.write_bytes(upstream.read_bytes())
-        return str(copy)
+
+def machine(network: HostNetwork, index: int, directory: Path, etc: Path) -> list[str]:
+    """The start of a command that runs as the first process of a machine of its own; ``etc`` is its /etc/docker."""
+    enter = [program("nsenter"), *network.enter(index)[1:]]
+    isolate = [program("unshare"), "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    return [*enter, *isolate, str(_INIT), str(etc), _resolv_conf(directory)]
+
+
+def dockerd(directory: Path, socket: Path, cgroup: str) -> list[str]:
+    """The engine with what it needs to run beside others on one machine. How it is reached from outside is left out."""
+    return [
+        program("dockerd"),
+        *("--data-root", str(directory / "data")),
+        *("--exec-root", "/run/docker"),
+        *("--pidfile", "/run/docker/docker.pid"),
+        *("--host", f"unix://{socket}"),
+        *("--cgroup-parent", cgroup),
+        # The systemd driver would hand the containers to the machine's systemd, outside of our cgroup.
+        *("--exec-opt", _CGROUPFS),
+        *("--storage-driver", "overlay2"),
+        *("--log-level", "warn"),
+    ]
+
+
+def dockerd_pid(network: HostNetwork, directory: Path) -> int:
+    data_root = str(directory / "data").encode()
+    for pid in processes.marked(network.identity):
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if words[0].endswith(b"dockerd") and data_root in words:
+                return pid
+    raise StackError(f"no dockerd runs in {directory}")
+
+
+def _resolv_conf(directory: Path) -> str:
+    """A resolver that answers from another network namespace: 127.0.0.53 is this machine's only."""
+    upstream = Path("/run/systemd/resolve/resolv.conf")
+    current = Path("/etc/resolv.conf")
+    if not (current.exists() and "nameserver 127." in current.read_text() and upstream.exists()):
+        return "-"
+    copy = directory / "resolv.conf"
+    copy.write_bytes(upstream.read_bytes())
+    return str(copy)

@@ -159,6 +159,9 @@ facts() {
         die "'$name' can't be a host's name: give --name, with small letters, digits and hyphens"
     [ -n "$address" ] || address=$(address_find)
     matches "$address" '[0-9A-Fa-f.:]+' || die "'$address' is no address: give --address IP"
+    case $address in
+    127.* | 0.* | ::1 | ::) die "the platform can't reach a machine at $address: give --address IP" ;;
+    esac
     if command -v ip >/dev/null && ! ip -o addr show | grep -qF " $address/"; then
         die "$address is on no interface of this machine (ip addr): give --address"
     fi
