@@ -13,6 +13,8 @@ from apps.core import jobs
 from apps.core.clock import now
 from apps.core.errors import BerthError
 from apps.core.models import Event
+from apps.hosts.engines.base import EngineAddress, TLSMaterial
+from apps.hosts.engines.docker_tls import base_url
 from apps.hosts.models import Host, HostIdentity, JoinToken
 from apps.hosts.samples import FRESH, fresh_samples, sampled_lately
 from apps.hosts.services.authority import CsrInvalid
@@ -175,15 +177,11 @@ def test_a_removed_hosts_name_and_address_are_free_again_and_its_secret_is_no_go
     ],
 )
 def test_addresses_are_written_in_one_way_and_the_engine_can_be_asked_there(world, address, url):
-    from apps.deployments.reconcile.clients import address_of
-    from apps.hosts.engines.base import TLSMaterial
-    from apps.hosts.engines.docker_tls import base_url
-
     host = _join(world, address=address).host
     host.refresh_from_db()
     assert host.engine_url == url
     host.full_clean(exclude=["cluster"])
-    assert base_url(address_of(host, lambda: TLSMaterial("a", "b", "c"))) == url
+    assert base_url(EngineAddress("docker", host.engine_url, TLSMaterial("a", "b", "c"))) == url
 
 
 def test_the_tokens_presets_go_before_what_the_machine_says(world):
