@@ -16,6 +16,7 @@ from django.core.cache import cache
 
 from apps.core.clock import now
 from apps.hosts.models import Host, HostIdentity
+from apps.hosts.services.hosts import host_remove
 from apps.hosts.services.joining import join_token_create
 from apps.hosts.services.onboarding import join_command
 
@@ -34,6 +35,11 @@ if [ "$1" = s_client ]; then echo "Verify return code: 0 (ok)"; else exec REAL "
 SYSTEMCTL = """#!/bin/sh
 echo "$*" >>"$STUBS/told"
 case "$1" in show) echo "$STUBS/docker.service" ;; esac
+"""
+#: Writes down for how long, takes no time, and ends whoever calls it for the fifth time.
+SLEEP = """#!/bin/sh
+echo "$1" >>"$STUBS/slept"
+[ "$(wc -l <"$STUBS/slept")" -lt 5 ] || kill "$PPID"
 """
 DOCKERD = """#!/bin/sh
 echo "Docker version 20.10.24+dfsg1, build 5d6db84"
@@ -58,7 +64,8 @@ class Machine:
         for path in ("etc/systemd/system", "usr/local/sbin", "run/systemd/system"):
             (self.root / path).mkdir(parents=True)
         self.stubs.mkdir()
-        for name, text in (("curl", CURL), ("openssl", OPENSSL), ("systemctl", SYSTEMCTL), ("dockerd", DOCKERD)):
+        stubs = {"curl": CURL, "openssl": OPENSSL, "systemctl": SYSTEMCTL, "dockerd": DOCKERD, "sleep": SLEEP}
+        for name, text in stubs.items():
             real = subprocess.run(["which", name], capture_output=True, text=True, check=False).stdout.strip()
             (self.stubs / name).write_text(text.replace("REAL", real))
             (self.stubs / name).chmod(0o755)
@@ -87,6 +94,9 @@ class Machine:
     def told(self) -> list[str]:
         log = self.stubs / "told"
         return log.read_text().splitlines() if log.exists() else []
+
+    def slept(self) -> list[int]:
+        return [int(line) for line in (self.stubs / "slept").read_text().split()]
 
     def read(self, path: str) -> str:
         return (self.root / path).read_text()
@@ -175,6 +185,40 @@ def test_after_a_renewal_dockerd_is_restarted_only_where_its_containers_live_on(
     assert (done.returncode, machine.told()) == (0, ["restart docker.service"]), done.stderr
     done = machine.run("/usr/local/sbin/berth-host", "report", "--once")
     assert (done.returncode, len(machine.told())) == (0, 1), done.stderr
+
+
+def _reports(machine):
+    """The reporter's service until its fifth pause."""
+    (machine.stubs / "slept").unlink(missing_ok=True)
+    return machine.run("/usr/local/sbin/berth-host", "report").stderr
+
+
+def test_the_service_reports_every_ten_seconds_and_says_once_what_is_wrong(machine, join):
+    assert join().returncode == 0
+    said = _reports(machine)
+    assert machine.slept() == [1, 10, 10, 10, 10], said
+    assert said.count("\n") == 1, said
+    host = Host.objects.get()
+    assert host.sampled_at is not None
+    secret = (machine.state / "secret").read_text()
+    assert secret not in said
+    (machine.state / "report.conf").write_text("PORTAL='http://127.0.0.1:9'\nDATA_ROOT='/var'\nRESTART=''\n")
+    said = _reports(machine)
+    assert (said.count("cannot be reached"), machine.slept()) == (1, [1, 10, 10, 10, 10]), said
+
+
+def test_a_removed_host_asks_less_often(machine, join):
+    assert join().returncode == 0
+    host_remove(host=Host.objects.get())
+    said = _reports(machine)
+    assert (said.count("404"), machine.slept()) == (1, [1, 300, 300, 300, 300]), said
+
+
+def test_reports_go_on_while_the_engine_can_not_be_restarted(machine, join):
+    assert join().returncode == 0
+    (machine.state / "restart-needed").touch()
+    said = _reports(machine)
+    assert (said.count("no live-restore"), machine.slept()) == (1, [1, 10, 10, 10, 10]), said
 
 
 def test_without_systemd_it_says_what_to_do(machine, join):

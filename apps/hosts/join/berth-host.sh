@@ -7,8 +7,10 @@
 set -eu
 
 EVERY_S=10
-# After an answer that says that the host was removed, or after a restart of the engine that failed: seconds.
+# After an answer that says that the host was removed: seconds.
 SLOW_S=300
+# After a restart of the engine that was not possible: reports.
+RESTART_REST=30
 
 say() { printf 'berth-host: %s\n' "$*" >&2; }
 
@@ -120,21 +122,33 @@ once() {
     room_measure
     send || return 1
     if grep -q '"renew": *true' "$work/answer"; then renew || return 1; fi
-    [ ! -f "$DIR/restart-needed" ] || engine_restart
+}
+
+# Reports go on at their pace while the engine can't be restarted.
+engine_mind() {
+    [ -f "$DIR/restart-needed" ] || return 0
+    rest=$((rest - 1))
+    [ "$rest" -le 0 ] || return 0
+    engine_restart || {
+        say "$problem"
+        rest=$RESTART_REST
+        return 1
+    }
 }
 
 round_and_round() {
-    said=
+    said='' rest=0
     while :; do
         pause=$EVERY_S problem=
         once || {
-            case "$problem" in *" 404: "* | *live-restore* | *docker.service*) pause=$SLOW_S ;; esac
+            case "$problem" in *" 404: "*) pause=$SLOW_S ;; esac
         }
         # Said when it changes: a portal that is away for an hour is two lines.
         if [ "$problem" != "$said" ]; then
             say "${problem:-reports arrive again}"
             said=$problem
         fi
+        engine_mind || :
         sleep "$pause"
     done
 }
@@ -164,11 +178,13 @@ main() {
     cpu_ticks
     sleep 1
     if [ "${2:-}" = --once ]; then
+        rest=0
         once || {
             say "$problem"
             exit 1
         }
         say "reported"
+        engine_mind
     else
         say "reporting to $PORTAL every $EVERY_S s"
         round_and_round
