@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 UV := .venv/bin/uv
 COMPILE := $(UV) pip compile --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links
 
-.PHONY: help setup demo test fast fmt lint types imports migrations upgrade up down status clean clean-proof
+.PHONY: bench-placement help setup demo test fast fmt lint types imports migrations upgrade up down status clean clean-proof
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F '\t' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -58,3 +58,6 @@ clean: down ## forget data, caches and the environments (not .venv)
 
 clean-proof: ## bin/demo --exit on a fresh Debian made by debootstrap (needs root)
 	tests/clean/run.sh
+
+bench-placement: setup ## how fast placement commits at 100, 1,000 and 5,000 hosts (JSON; also in var/bench/)
+	@$(PYTHON) -m benchmarks.placement

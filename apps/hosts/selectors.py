@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from uuid import UUID
 
-from django.db.models import F, QuerySet
+from django.db.models import QuerySet
 
 from apps.core.errors import Missing, PlatformError
 from apps.hosts.models import Cluster, Host, PortAllocation
@@ -29,21 +29,6 @@ def default_cluster() -> Cluster:
 
 def hosts_of(cluster_id: int) -> QuerySet[Host]:
     return Host.objects.filter(cluster_id=cluster_id).exclude(status=Host.Status.REMOVED)
-
-
-def hosts_with_room(cluster_id: int, *, memory_mb: int, cpu_millis: int) -> QuerySet[Host]:
-    """Hosts that take instances and have this much left, most free memory first, decided by the database."""
-    return (
-        hosts_of(cluster_id)
-        .filter(
-            status=Host.Status.READY,
-            availability=Host.Availability.ACTIVE,
-            disk_pressure=False,
-            memory_mb_free__gte=memory_mb,
-            cpu_millis_capacity__gte=F("cpu_millis_claimed") + cpu_millis,
-        )
-        .order_by("-memory_mb_free", "pk")
-    )
 
 
 def hosts_to_observe() -> QuerySet[Host]:

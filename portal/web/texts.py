@@ -98,6 +98,7 @@ CODES: Final[dict[str, Text]] = {
     "permission.denied": _("Your role does not allow this. Ask an owner or admin of the tenant."),
     "placement.contended": _("The cluster was too busy to place this. Try again."),
     "placement.no_host": _("No host has room for this. Ask for less, or tell the platform's operators."),
+    "placement.rules_invalid": _("A placement rule can't be used."),
     "platform.error": _("Something of ours broke. It was logged; try again, then tell the platform's operators."),
     "platform.unavailable": _("The platform can't do this at the moment. Try again soon."),
     "quota.exceeded": _("The tenant's quota has no room for this. Stop something, or ask an admin for more."),

@@ -1,4 +1,4 @@
-"""PostgreSQL, for the tests: it loses data at a power cut and never waits for a disk."""
+"""PostgreSQL, for the tests: it loses data at a power cut and never waits for a disk; for benchmarks as it comes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,8 @@ from stack.environment import Environment
 from stack.parts.base import Need, Part, StackError, is_root, program
 
 _USER = "postgres"
+_CARELESS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 _SETTINGS = {
-    "fsync": "off",
-    "synchronous_commit": "off",
-    "full_page_writes": "off",
     "listen_addresses": "127.0.0.1",
     # No Unix socket: its path would have to fit in 107 bytes and be reachable for the server's own user.
     "unix_socket_directories": "",
@@ -29,7 +27,8 @@ _SETTINGS = {
 }
 
 
-def postgres(env: Environment) -> Part:
+def postgres(env: Environment, *, durable: bool = False) -> Part:
+    """``durable``: each commit waits for the disk, as on a machine whose data matters."""
     port = env.ports["postgres"]
     password = env.secrets["postgres_password"]
     data = _data_directory(env)
@@ -52,7 +51,8 @@ def postgres(env: Environment) -> Part:
             raise ConnectionError(str(error)) from error
         return True
 
-    options = [word for key, value in _SETTINGS.items() for word in ("-c", f"{key}={value}")]
+    chosen = _SETTINGS if durable else {**_CARELESS, **_SETTINGS}
+    options = [word for key, value in chosen.items() for word in ("-c", f"{key}={value}")]
     return Part(
         name="postgres",
         argv=[program("postgres"), "-D", str(data), "-p", str(port), *options],

@@ -1,4 +1,8 @@
-"""Each filter returns the reason why a host can't take an instance, or None. The tuple is the whole list."""
+"""Each filter returns the reason why a host can't take an instance, or None. The tuple is the whole list.
+
+The database filters by the same rules before anything is loaded (apps.deployments.services.candidates); a test holds
+the two against each other. Reasons are shown to tenants: they name no host, no other tenant and no number of theirs.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,43 @@ Filter = Callable[[Candidate, Request], str | None]
 
 
 def status(host: Candidate, request: Request) -> str | None:
-    return None if host.ready else "not ready"
+    return None if host.status == "ready" else "not ready"
+
+
+def availability(host: Candidate, request: Request) -> str | None:
+    return None if host.availability == "active" else host.availability
+
+
+def disk(host: Candidate, request: Request) -> str | None:
+    return "its disk is nearly full" if host.disk_pressure else None
+
+
+def dedicated(host: Candidate, request: Request) -> str | None:
+    return None if host.dedicated_to in (None, request.tenant_id) else "dedicated to another tenant"
+
+
+def labels(host: Candidate, request: Request) -> str | None:
+    for constraint in request.rules.constraints:
+        if not constraint.holds(host.labels):
+            return f"label: not {constraint}"
+    return None
+
+
+def engine(host: Candidate, request: Request) -> str | None:
+    older = host.engine < request.rules.min_engine
+    return f"engine older than {request.rules.min_engine_text}" if older else None
+
+
+def beside(host: Candidate, request: Request) -> str | None:
+    for app in request.rules.beside:
+        if app not in host.neighbours:
+            return f"does not run {app}"
+    return None
+
+
+def apart(host: Candidate, request: Request) -> str | None:
+    held = request.rules.one_per_host and host.own_of_release > 0
+    return "runs one of this release already" if held else None
 
 
 def memory(host: Candidate, request: Request) -> str | None:
@@ -22,10 +62,23 @@ def cpu(host: Candidate, request: Request) -> str | None:
 
 
 def ports(host: Candidate, request: Request) -> str | None:
-    return None if host.free_port() is not None else "no free port"
+    return None if host.ports_free > 0 else "no free port"
 
 
-FILTERS: tuple[Filter, ...] = (status, memory, cpu, ports)
+#: In the order in which reasons are told: whether the host is there at all, whether it is meant, whether it has room.
+FILTERS: tuple[Filter, ...] = (
+    status,
+    availability,
+    disk,
+    dedicated,
+    labels,
+    engine,
+    beside,
+    apart,
+    memory,
+    cpu,
+    ports,
+)
 
 
 def refusal(host: Candidate, request: Request) -> str | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from apps.deployments.scheduler.constraints import Constraint
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -12,18 +14,28 @@ class Candidate:
 
     host_id: int
     name: str
-    generation: int
-    ready: bool
-    memory_mb: int
-    cpu_millis: int
-    memory_mb_claimed: int
-    cpu_millis_claimed: int
-    port_min: int
-    port_max: int
-    port_next: int
-    ports_taken: frozenset[int] = frozenset()
+    generation: int = 0
+    status: str = "ready"
+    availability: str = "active"
+    disk_pressure: bool = False
+    memory_mb: int = 0
+    cpu_millis: int = 0
+    memory_mb_claimed: int = 0
+    cpu_millis_claimed: int = 0
+    ports_free: int = 1
+    #: The range's first and last port, and where to go on.
+    ports: tuple[int, int, int] = (0, 0, 0)
     labels: Mapping[str, str] = field(default_factory=dict)
+    zone: str = ""
+    engine: int = 0
+    dedicated_to: int | None = None
+    #: Share of the CPU that was measured idle, 0 to 1; None where nobody measures.
+    cpu_idle: float | None = None
     own_instances: int = 0
+    own_of_release: int = 0
+    has_image: bool = False
+    #: Of the apps that the request wants to be beside, those that run here.
+    neighbours: frozenset[str] = frozenset()
 
     @property
     def memory_mb_free(self) -> int:
@@ -33,41 +45,54 @@ class Candidate:
     def cpu_millis_free(self) -> int:
         return self.cpu_millis - self.cpu_millis_claimed
 
-    def free_port(self) -> int | None:
-        """The next free port, going round the range so that a freed one is used again as late as possible."""
-        size = self.port_max - self.port_min + 1
-        start = self.port_next if self.port_min <= self.port_next <= self.port_max else self.port_min
-        for step in range(size):
-            port = self.port_min + (start - self.port_min + step) % size
-            if port not in self.ports_taken:
-                return port
-        return None
-
-    def after(self, request: Request, port: int) -> Candidate:
+    def after(self, request: Request) -> Candidate:
         """This host with one more instance on it."""
         return replace(
             self,
             memory_mb_claimed=self.memory_mb_claimed + request.memory_mb,
             cpu_millis_claimed=self.cpu_millis_claimed + request.cpu_millis,
-            ports_taken=self.ports_taken | {port},
-            port_next=port + 1,
+            ports_free=self.ports_free - 1,
             own_instances=self.own_instances + 1,
+            own_of_release=self.own_of_release + 1,
+            has_image=True,
         )
 
 
 @dataclass(frozen=True, slots=True)
+class Rules:
+    """Where a release may run. ``one_per_host`` is hard anti-affinity within the release; without it instances are
+    only preferred apart. A release's predecessor does not count: it leaves when the new one is ready.
+    """
+
+    constraints: tuple[Constraint, ...] = ()
+    beside: tuple[str, ...] = ()
+    one_per_host: bool = False
+    min_engine: int = 0
+    min_engine_text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
-    """One instance's needs; ``avoid`` names hosts that just failed it."""
+    """One instance's needs; ``avoid`` names hosts that just failed it.
+
+    ``seed`` decides between hosts that are as good as each other: placers at the same time, each with a seed of its
+    own, then don't all want the same one.
+    """
 
     memory_mb: int
     cpu_millis: int
+    tenant_id: int = 0
+    rules: Rules = Rules()
     avoid: frozenset[int] = frozenset()
+    seed: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
+    """``scores`` holds what each weigher gave, already multiplied; their sum is what was compared."""
+
     host_id: int
-    port: int
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,27 +1,46 @@
-"""Placement: one transaction claims quota, memory, CPU and ports, and creates the instances."""
+"""Placement: one transaction claims quota, memory, CPU and ports, and creates the instances.
+
+In three steps. **Search**: candidates are read without a lock and the pipeline decides. **Confirm**: the tenant's
+quota is taken; for one instance that is all, for more (or after a lost race) the chosen hosts are locked in the order
+of their ids, and those whose generation moved since are put through the filters again. **Write**: the hosts' counters
+are moved, on the condition that they are in service and have that much left; then allocations, ports and instances are
+inserted. Whoever loses a host or a port on the way rolls back and searches anew.
+
+The order in which rows are locked is everybody's: app, quota, hosts by id, their ports.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from uuid import uuid4
+from zlib import crc32
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Count, F, Q
 
 from apps.core.clock import after
 from apps.core.errors import Conflict
-from apps.deployments.models import Instance, ReplicaSet
+from apps.deployments.models import App, Instance, Release, ReplicaSet
+from apps.deployments.scheduler.filters import refusal
 from apps.deployments.scheduler.pipeline import place
-from apps.deployments.scheduler.types import Candidate, Decision, Request
-from apps.hosts.models import Host
-from apps.hosts.selectors import hosts_of, hosts_with_room, ports_taken
-from apps.hosts.services.claims import Claim, Contended, claim
-from apps.tenants.services.tenants import quota_claim
+from apps.deployments.scheduler.ports import next_ports
+from apps.deployments.scheduler.types import Candidate, Decision, Placed, Request
+from apps.deployments.scheduler.weighers import ZONE, chosen
+from apps.deployments.services import candidates
+from apps.deployments.services.rules import rules_of
+from apps.hosts.selectors import hosts_of, ports_taken
+from apps.hosts.services.claims import Claim, Contended, claim, hosts_locked
+from apps.tenants.services.tenants import quota_claim, quota_fitting
 
 ATTEMPTS = 8
-#: How many of the emptiest hosts with room one placement looks at.
-CANDIDATES = 64
+#: How many hosts with room one placement looks at, at first. It goes on to the others while it has not enough.
+WINDOW = 32
+
+
+Ports = dict[int, list[int]]
 
 
 class NoHost(Conflict):
@@ -34,111 +53,204 @@ class PlacementContended(Conflict):
     code = "placement.contended"
 
 
-def instances_place(*, replica_set: ReplicaSet, count: int, avoid: frozenset[int] = frozenset()) -> list[Instance]:
-    """Place ``count`` more instances of a replica set, all or none.
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What is to be placed for one replica set, and how.
+
+    ``partial``: as many as fit, at least one, instead of all or none. ``beyond_quota``: the platform itself moves an
+    instance, so for a moment there are two of it; that is not the tenant's to pay for.
+    """
+
+    replica_set: ReplicaSet
+    count: int
+    request: Request
+    weights: Mapping[str, float]
+    partial: bool = False
+    beyond_quota: bool = False
+
+    @property
+    def app(self) -> App:
+        return self.replica_set.app
+
+
+def request_of(release: Release, *, tenant_id: int, avoid: frozenset[int] = frozenset(), seed: str = "") -> Request:
+    return Request(
+        memory_mb=release.memory_mb,
+        cpu_millis=release.cpu_millis,
+        tenant_id=tenant_id,
+        rules=rules_of(release.placement),
+        avoid=avoid,
+        seed=seed,
+    )
+
+
+def instances_place(
+    *,
+    replica_set: ReplicaSet,
+    count: int,
+    avoid: frozenset[int] = frozenset(),
+    partial: bool = False,
+    beyond_quota: bool = False,
+) -> list[Instance]:
+    """Place ``count`` more instances of a replica set, all or none; with ``partial`` as many as fit, at least one.
 
     Raises QuotaExceeded, NoHost (with each reason and how many hosts it refused), PlacementContended.
     """
-    release = replica_set.release
-    request = Request(memory_mb=release.memory_mb, cpu_millis=release.cpu_millis, avoid=avoid)
-    for _ in range(ATTEMPTS):
+    app = replica_set.app
+    request = request_of(replica_set.release, tenant_id=app.tenant_id, avoid=avoid, seed=str(replica_set.pk))
+    ask = Ask(replica_set, count, request, app.cluster.weights, partial, beyond_quota)
+    for number in range(ATTEMPTS):
         try:
             with transaction.atomic():
-                return _attempt(replica_set, request, count)
+                return _attempt(ask, optimistic=number == 0)
         except Contended:
             continue
     raise PlacementContended(f"The cluster was too busy to place this in {ATTEMPTS} attempts. Try again.")
 
 
-def _attempt(replica_set: ReplicaSet, request: Request, count: int) -> list[Instance]:
-    app = replica_set.app
-    quota_claim(
-        tenant_id=app.tenant_id,
-        memory_mb=request.memory_mb * count,
-        cpu_millis=request.cpu_millis * count,
-        instances=count,
+def _attempt(ask: Ask, *, optimistic: bool) -> list[Instance]:
+    count = quota_fitting(**_need(ask, ask.count)) if ask.partial and not ask.beyond_quota else ask.count
+    decision, hosts = search(ask, count)
+    if len(decision.placed) < (1 if ask.partial else count):
+        # Of two reasons the quota's is told, which the tenant can mend.
+        quota_claim(**_need(ask, count), beyond=ask.beyond_quota)
+        raise _no_host(ask, count, decision, hosts)
+    wanted = decision.placed
+    quota_claim(**_need(ask, len(wanted)), beyond=ask.beyond_quota)
+    ports = _ports_guessed(ask, wanted, hosts) if optimistic else None
+    return _write(ask, wanted, ports or _ports_confirmed(ask, wanted, hosts))
+
+
+def _need(ask: Ask, count: int) -> dict[str, int]:
+    return {
+        "tenant_id": ask.app.tenant_id,
+        "memory_mb": ask.request.memory_mb * count,
+        "cpu_millis": ask.request.cpu_millis * count,
+        "instances": count,
+    }
+
+
+def search(ask: Ask, count: int) -> tuple[Decision, dict[int, Candidate]]:
+    """Decide on hosts that the database says have room; look at more of them while these are not enough."""
+    app, request = ask.app, ask.request
+    own = candidates.own_of(app.pk, ask.replica_set.pk)
+    weights = chosen(ask.weights)
+    of = partial(
+        candidates.page,
+        app.cluster_id,
+        request,
+        ask.replica_set.pk,
+        fullest=weights["binpack"] > weights["free_memory"],
     )
-    candidates = _candidates(app.pk, app.cluster_id, request, count)
-    decision = place(request, count, candidates)
-    if len(decision.placed) < count:
-        raise _no_host(app.cluster_id, request, count, decision, len(candidates))
+    # The database has seen to it that what the request wants to be beside runs on all of these.
+    read = partial(candidates.read, own=own, neighbours=frozenset(request.rules.beside))
+    hosts: dict[int, Candidate] = {}
+    held: Mapping[str, int] = {}
+    start, size = 0, max(WINDOW, 2 * count)
+    while True:
+        found = read(of(start=start, stop=start + size))
+        hosts.update((one.host_id, one) for one in found)
+        if not start and weights[ZONE] and any(one.zone for one in found):
+            # Each zone's best: among the best of all there may be none of the zone that needs one.
+            zones = candidates.zones_of(app.cluster_id)
+            for zone in zones:
+                best = read(of(start=0, stop=max(4, size // len(zones)), zone=zone))
+                hosts.update((one.host_id, one) for one in best)
+            held = candidates.in_zones(own)
+        decision = place(request, count, list(hosts.values()), weights=ask.weights, zones=held)
+        if len(decision.placed) >= count or len(found) < size:
+            return decision, hosts
+        start, size = start + size, size * 4
+
+
+def _ports_guessed(ask: Ask, wanted: tuple[Placed, ...], seen: Mapping[int, Candidate]) -> Ports | None:
+    """A port for the one instance, without a lock and a look; None where that may well go wrong.
+
+    That it is free, its constraint says; that the host has room, the swap's conditions say. Placers at the same time
+    guess differently, so that those who chose the same host only follow each other.
+    """
+    host = seen[wanted[0].host_id]
+    low, high, _ = host.ports
+    size = high - low + 1
+    if len(wanted) > 1 or ask.request.rules.one_per_host or host.ports_free * 2 < size:
+        return None
+    return {host.host_id: [low + crc32(uuid4().bytes) % size]}
+
+
+def _ports_confirmed(ask: Ask, wanted: tuple[Placed, ...], seen: Mapping[int, Candidate]) -> Ports:
+    """Lock the hosts, look again at those that changed, and choose ports. Raises Contended."""
+    counts = Counter(one.host_id for one in wanted)
+    rows = {row[0]: row[1:] for row in hosts_locked(counts, ("pk", "generation", "port_min", "port_max", "port_next"))}
+    if changed := [pk for pk in counts if pk not in rows or rows[pk][0] != seen[pk].generation]:
+        _look_again(ask, {pk: counts[pk] for pk in changed})
+    taken = ports_taken(counts)
+    ports = {}
+    for pk, number in counts.items():
+        _, low, high, start = rows[pk]
+        ports[pk] = next_ports(low, high, start, taken[pk], number)
+        if len(ports[pk]) < number:
+            raise Contended
+    return ports
+
+
+def _look_again(ask: Ask, counts: Mapping[int, int]) -> None:
+    """Whether hosts that changed since the search still take as many. Raises Contended."""
+    own = candidates.own_of(ask.app.pk, ask.replica_set.pk)
+    neighbours = frozenset(ask.request.rules.beside)
+    rows = hosts_of(ask.app.cluster_id).filter(pk__in=counts).values_list(*candidates.COLUMNS)
+    hosts = {host.host_id: host for host in candidates.read(rows, own, neighbours)}
+    for pk, number in counts.items():
+        for _ in range(number):
+            if pk not in hosts or refusal(hosts[pk], ask.request):
+                raise Contended
+            hosts[pk] = hosts[pk].after(ask.request)
+
+
+def _write(ask: Ask, wanted: tuple[Placed, ...], ports: Ports) -> list[Instance]:
     instances = [
         Instance(
             uid=uuid4(),
-            app=app,
-            replica_set=replica_set,
-            host_id=chosen.host_id,
-            port=chosen.port,
+            app=ask.app,
+            replica_set=ask.replica_set,
+            host_id=one.host_id,
+            port=ports[one.host_id].pop(0),
             deadline_at=after(settings.START_DEADLINE_S),
+            why={name: round(score, 3) for name, score in one.scores.items()},
         )
-        for chosen in decision.placed
+        for one in wanted
     ]
-    Instance.objects.bulk_create(instances)
-    # In the order of the hosts' ids, so that two placements can't wait for each other's rows in a ring.
-    generations = {host.host_id: host.generation for host in candidates}
-    for host_id in sorted({chosen.host_id for chosen in decision.placed}):
-        claims = [
-            Claim(one.uid, app.tenant_id, request.memory_mb, request.cpu_millis, one.port)
+    request = ask.request
+    claim(
+        claims=[
+            Claim(one.uid, ask.app.tenant_id, one.host_id, request.memory_mb, request.cpu_millis, one.port)
             for one in instances
-            if one.host_id == host_id
         ]
-        claim(host_id=host_id, generation=generations[host_id], claims=claims)
+    )
+    Instance.objects.bulk_create(instances)
     return instances
 
 
-def _candidates(app_id: int, cluster_id: int, request: Request, count: int) -> list[Candidate]:
-    rows = hosts_with_room(cluster_id, memory_mb=request.memory_mb, cpu_millis=request.cpu_millis)
-    hosts = list(rows[: max(CANDIDATES, count)])
-    taken = ports_taken(host.pk for host in hosts)
-    own = Counter(
-        Instance.objects.filter(app_id=app_id, released=False, host__in=hosts).values_list("host_id", flat=True)
-    )
-    return [
-        Candidate(
-            host_id=host.pk,
-            name=host.name,
-            generation=host.generation,
-            ready=host.status == Host.Status.READY,
-            memory_mb=host.memory_mb,
-            cpu_millis=host.cpu_millis,
-            memory_mb_claimed=host.memory_mb_claimed,
-            cpu_millis_claimed=host.cpu_millis_claimed,
-            port_min=host.port_min,
-            port_max=host.port_max,
-            port_next=host.port_next,
-            ports_taken=frozenset(taken[host.pk]),
-            labels=host.labels,
-            own_instances=own[host.pk],
-        )
-        for host in hosts
-    ]
-
-
-def _no_host(cluster_id: int, request: Request, count: int, decision: Decision, looked_at: int) -> NoHost:
-    """Why not: what the database refused before the pipeline saw it, counted in one query, and the rest."""
-    ready = Q(status=Host.Status.READY)
-    short_memory = Q(memory_mb__lt=F("memory_mb_claimed") + request.memory_mb)
-    short_cpu = Q(cpu_millis__lt=F("cpu_millis_claimed") + request.cpu_millis)
-    counts = hosts_of(cluster_id).aggregate(
-        total=Count("pk"),
-        not_ready=Count("pk", filter=~ready),
-        memory=Count("pk", filter=ready & short_memory),
-        cpu=Count("pk", filter=ready & ~short_memory & short_cpu),
-    )
-    reasons = Counter(
-        {
-            "not ready": counts["not_ready"],
-            "not enough memory": counts["memory"],
-            "not enough CPU": counts["cpu"],
-        }
-    )
-    reasons.update(decision.refused)
-    told = {reason: number for reason, number in reasons.items() if number}
-    listed = ", ".join(f"{reason}: {number}" for reason, number in sorted(told.items())) or "the cluster has none"
+def _no_host(ask: Ask, count: int, decision: Decision, seen: Mapping[int, Candidate]) -> NoHost:
+    """Why not: every host of the cluster goes through the filters once. Only a refusal has to pay for that."""
+    request = ask.request
+    own = candidates.own_of(ask.app.pk, ask.replica_set.pk)
+    rows = hosts_of(ask.app.cluster_id).values_list(*candidates.COLUMNS)
+    reasons: Counter[str] = Counter()
+    total = 0
+    given = Counter(one.host_id for one in decision.placed)
+    for host in candidates.read(rows.iterator(2000), own, candidates.neighbours_of(request)):
+        total += 1
+        # As it would be with those that do fit: why it takes no further one.
+        for _ in range(given[host.host_id]):
+            host = host.after(request)
+        if reason := refusal(host, request):
+            reasons[reason] += 1
+    told = dict(sorted(reasons.items()))
+    listed = ", ".join(f"{reason}: {number}" for reason, number in told.items()) or "the cluster has none"
     return NoHost(
         f"No host has room for {count} x {request.memory_mb} MiB and {request.cpu_millis / 1000:g} CPU "
-        f"({len(decision.placed)} of {count} would fit). Of {counts['total']} hosts — {listed}.",
+        f"({len(decision.placed)} of {count} would fit). Of {total} hosts — {listed}.",
         refused=told,
-        hosts=counts["total"],
+        hosts=total,
         fitting=len(decision.placed),
     )

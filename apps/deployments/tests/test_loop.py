@@ -173,7 +173,7 @@ def test_a_rollout_succeeds_only_once_its_route_is_published(app, world, loop, d
 
 def test_an_engines_fault_tells_tenants_neither_hosts_nor_addresses(app, world, hosts, loop):
     for host in hosts:
-        world.engine_of(host).foreign_ports = {(host.address, port) for port in range(20000, 20100)}
+        world.engine_of(host).foreign_ports = {(host.address, port) for port in range(20000, 30000)}
     deploy(app, world, instances=1)
     loop.settle(2)
     failed = Instance.objects.filter(status=Status.FAILED).first()

@@ -7,68 +7,14 @@ from collections import Counter
 
 import pytest
 from django.db import connection
-from django.db.models import Sum
 
 from apps.core.errors import BerthError
 from apps.deployments.models import App, Instance, Release, ReplicaSet, Rollout
-from apps.deployments.scheduler.pipeline import place
-from apps.deployments.scheduler.types import Candidate, Request
 from apps.deployments.services.placement import NoHost, instances_place
 from apps.deployments.services.releases import ReleaseSettings
 from apps.deployments.services.rollouts import rollout_start
-from apps.hosts.models import Allocation, Host, PortAllocation
-from apps.tenants.models import Quota
-from apps.tenants.services.tenants import QuotaExceeded, tenant_create
-
-
-def _candidate(number, **values):
-    defaults = {
-        "host_id": number,
-        "name": f"host-{number}",
-        "generation": 0,
-        "ready": True,
-        "memory_mb": 1024,
-        "cpu_millis": 1000,
-        "memory_mb_claimed": 0,
-        "cpu_millis_claimed": 0,
-        "port_min": 20000,
-        "port_max": 20009,
-        "port_next": 20000,
-    }
-    return Candidate(**{**defaults, **values})
-
-
-def test_instances_of_one_app_are_spread_and_ties_go_to_the_lower_id():
-    hosts = [_candidate(2), _candidate(1), _candidate(3)]
-    decision = place(Request(64, 10), 3, hosts)
-    assert [one.host_id for one in decision.placed] == [1, 2, 3]
-    assert place(Request(64, 10), 3, hosts) == decision
-
-
-def test_each_refusal_is_counted_by_its_reason():
-    hosts = [
-        _candidate(1, ready=False),
-        _candidate(2, memory_mb_claimed=1000),
-        _candidate(3, cpu_millis_claimed=1000),
-        _candidate(4, ports_taken=frozenset(range(20000, 20010))),
-    ]
-    decision = place(Request(64, 10), 1, hosts)
-    assert decision.placed == ()
-    assert decision.refused == {
-        "not ready": 1, "not enough memory": 1, "not enough CPU": 1, "no free port": 1,
-    }  # fmt: skip
-
-
-def test_a_host_that_failed_is_taken_only_if_there_is_no_other():
-    hosts = [_candidate(1), _candidate(2, memory_mb_claimed=900)]
-    assert place(Request(64, 10, avoid=frozenset({1})), 1, hosts).placed[0].host_id == 2
-    assert place(Request(64, 10, avoid=frozenset({1})), 1, hosts[:1]).placed[0].host_id == 1
-
-
-def test_a_port_goes_round_its_range_before_it_is_used_again():
-    host = _candidate(1, port_next=20009, ports_taken=frozenset({20000}))
-    assert host.free_port() == 20009
-    assert host.after(Request(1, 1), 20009).free_port() == 20001
+from apps.hosts.models import Allocation, PortAllocation
+from apps.tenants.services.tenants import QuotaExceeded
 
 
 def _replica_set(world, **values):
@@ -91,7 +37,7 @@ def test_no_room_names_every_reason_and_holds_nothing(world):
     with pytest.raises(NoHost) as caught:
         instances_place(replica_set=replica_set, count=2)
     assert caught.value.extra["refused"] == {
-        "not ready": 1, "not enough memory": 1, "not enough CPU": 1, "no free port": 1,
+        "cordoned": 1, "not enough memory": 1, "not enough CPU": 1, "no free port": 1,
     }  # fmt: skip
     assert _empty()
     world.acme.quota.refresh_from_db()
@@ -134,43 +80,6 @@ def test_a_refused_deploy_leaves_an_event_and_nothing_else(world, short):
     assert _empty()
     assert not Release.objects.exists()
     assert not Rollout.objects.exists()
-
-
-@pytest.mark.django_db(transaction=True)
-def test_many_placers_racing_for_the_last_slots_take_exactly_those(transactional_db, world_committed):
-    """Of as many tenants: those of one would queue at their quota's row, and never meet at the host's."""
-    world = world_committed
-    world.host(memory_mb=64 * 3, port_max=20099)
-    sets = []
-    for number in range(16):
-        owner = world.alice
-        tenant = tenant_create(slug=f"tenant{number}", name="x", plan=world.plan, owner=owner)
-        app = world.app(f"app{number}", tenant=tenant, by=owner)
-        release = Release.objects.create(app=app, number=1, version=world.push(app), memory_mb=64, cpu_millis=10)
-        sets.append(ReplicaSet.objects.create(app=app, release=release, wanted=1))
-    start = threading.Barrier(len(sets))
-    outcomes: Counter[str] = Counter()
-
-    def placer(replica_set):
-        try:
-            start.wait()
-            instances_place(replica_set=replica_set, count=1)
-            outcomes["placed"] += 1
-        except BerthError as error:
-            outcomes[error.code] += 1
-        finally:
-            connection.close()
-
-    threads = [threading.Thread(target=placer, args=(one,)) for one in sets]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert outcomes == {"placed": 3, "placement.no_host": 13}
-    host = Host.objects.get()
-    assert host.memory_mb_claimed == 64 * 3
-    assert Allocation.objects.count() == PortAllocation.objects.count() == Instance.objects.count() == 3
-    assert Quota.objects.aggregate(used=Sum("instances_used"))["used"] == 3
 
 
 @pytest.mark.django_db(transaction=True)

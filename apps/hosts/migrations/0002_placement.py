@@ -321,11 +321,26 @@ class Migration(migrations.Migration):
             model_name="host",
             index=models.Index(
                 models.F("cluster"),
-                models.F("zone"),
                 models.OrderBy(models.F("memory_mb_free"), descending=True),
                 models.F("id"),
                 condition=models.Q(("availability", "active"), ("disk_pressure", False), ("status", "ready")),
                 name="host_candidates",
+            ),
+        ),
+        migrations.AddIndex(
+            model_name="host",
+            index=models.Index(
+                models.F("cluster"),
+                models.F("zone"),
+                models.OrderBy(models.F("memory_mb_free"), descending=True),
+                models.F("id"),
+                condition=models.Q(
+                    ("availability", "active"),
+                    ("disk_pressure", False),
+                    ("status", "ready"),
+                    models.Q(("zone", ""), _negated=True),
+                ),
+                name="host_candidates_of_zone",
             ),
         ),
     ]

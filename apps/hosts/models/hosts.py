@@ -105,6 +105,9 @@ class Cluster(models.Model):
         return self.slug
 
 
+_TAKES_INSTANCES = Q(status="ready", availability="active", disk_pressure=False)
+
+
 class Host(Leased):
     """A machine. ``status`` is what is seen of it, ``availability`` what an admin wants of it.
 
@@ -214,14 +217,17 @@ class Host(Leased):
         )
         indexes = (
             models.Index(fields=["cluster", "status"]),  # counting why there is no room
-            # Candidates of a placement: the emptiest (or, for binpack, the fullest) hosts of a zone.
+            # Candidates of a placement: the emptiest (or, for binpack, the fullest) hosts, of all or of a zone.
+            models.Index(
+                "cluster", F("memory_mb_free").desc(), "id", condition=_TAKES_INSTANCES, name="host_candidates"
+            ),
             models.Index(
                 "cluster",
                 "zone",
                 F("memory_mb_free").desc(),
                 "id",
-                condition=Q(status="ready", availability="active", disk_pressure=False),
-                name="host_candidates",
+                condition=_TAKES_INSTANCES & ~Q(zone=""),
+                name="host_candidates_of_zone",
             ),
         )
 

@@ -1,13 +1,17 @@
-"""Claiming and freeing on a host. Each call is part of the caller's transaction."""
+"""Claiming and freeing on hosts. Each call is part of the caller's transaction."""
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
-from django.db import IntegrityError, transaction
-from django.db.models import F
+from django.db import IntegrityError
+from django.db.models import Case, F, IntegerField, QuerySet, Value, When
 
+from apps.core import compiled
 from apps.core.clock import now
 from apps.hosts.models import Allocation, Host, PortAllocation
 
@@ -18,25 +22,41 @@ class Contended(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What one instance takes of one host as it was at ``generation``."""
+    """What one instance takes of one host."""
 
     owner: UUID
     tenant_id: int
+    host_id: int
     memory_mb: int
     cpu_millis: int
     port: int
 
 
-def claim(*, host_id: int, generation: int, claims: list[Claim]) -> None:
-    """Insert all claims, then compare-and-swap the host's generation. Raises Contended; nothing is half done
-    once the caller rolls back.
+def hosts_locked(host_ids: Collection[int], columns: Sequence[str]) -> list[tuple[Any, ...]]:
+    """These hosts' rows as they are now, locked until the transaction ends.
+
+    In the order of their ids, so that two placements can't wait for each other's rows in a ring. Without the key:
+    other transactions may go on referring to the host.
     """
-    # By port, so that two placements which go round the end of a range can't wait for each other's in a ring.
-    port_next = claims[-1].port + 1
-    claims = sorted(claims, key=lambda item: item.port)
+    rows = Host.objects.filter(pk__in=host_ids).order_by("pk").select_for_update(no_key=True)
+    return list(rows.values_list(*columns))
+
+
+def claim(*, claims: Sequence[Claim]) -> None:
+    """Take from the hosts, on the condition that they have that much left, and write down who has it.
+
+    Where the caller holds the hosts' locks this holds at the first try; else the conditions decide.
+    Raises Contended; nothing is half done once the caller rolls back.
+    """
+    # Hosts before their ports, as those do who lock the hosts to choose ports: the other way round one that holds a
+    # port and wants the host, and one that holds the host and wants that port, would wait for each other.
+    if len(claims) == 1:
+        _take_one(claims[0])
+    else:
+        _take_many(claims)
     Allocation.objects.bulk_create(
         Allocation(
-            host_id=host_id,
+            host_id=item.host_id,
             owner=item.owner,
             tenant_id=item.tenant_id,
             memory_mb=item.memory_mb,
@@ -45,20 +65,66 @@ def claim(*, host_id: int, generation: int, claims: list[Claim]) -> None:
         for item in claims
     )
     try:
-        with transaction.atomic():
-            PortAllocation.objects.bulk_create(
-                PortAllocation(host_id=host_id, owner=item.owner, port=item.port) for item in claims
-            )
+        PortAllocation.objects.bulk_create(
+            PortAllocation(host_id=item.host_id, owner=item.owner, port=item.port) for item in claims
+        )
     except IntegrityError:
         raise Contended from None
-    swapped = Host.objects.filter(pk=host_id, generation=generation, status=Host.Status.READY).update(
-        generation=F("generation") + 1,
-        memory_mb_claimed=F("memory_mb_claimed") + sum(item.memory_mb for item in claims),
-        cpu_millis_claimed=F("cpu_millis_claimed") + sum(item.cpu_millis for item in claims),
-        port_next=port_next,
-    )
-    if not swapped:
+
+
+def _take_one(item: Claim) -> None:
+    values = {
+        "pk": item.host_id,
+        "memory_mb": item.memory_mb,
+        "cpu_millis": item.cpu_millis,
+        "port_next": item.port + 1,
+    }
+    if not compiled.update(_swap, values):
         raise Contended
+
+
+def _take_many(claims: Sequence[Claim]) -> None:
+    by_host: dict[int, list[Claim]] = defaultdict(list)
+    for item in claims:
+        by_host[item.host_id].append(item)
+    # Hosts that take the same go in one statement; of replicas of one app all but a few do.
+    groups: dict[tuple[int, int, int], list[int]] = defaultdict(list)
+    for host_id, items in by_host.items():
+        taken = (sum(one.memory_mb for one in items), sum(one.cpu_millis for one in items), len(items))
+        groups[taken].append(host_id)
+    for (memory_mb, cpu_millis, count), host_ids in groups.items():
+        pointers = [(host_id, by_host[host_id][-1].port + 1) for host_id in host_ids]
+        rows, changes = _take(Host.objects.filter(pk__in=host_ids), memory_mb, cpu_millis, count)
+        if rows.update(**changes, port_next=_by_host(pointers)) != len(host_ids):
+            raise Contended
+
+
+def _take(rows: QuerySet[Host], memory_mb: int, cpu_millis: int, count: int) -> tuple[QuerySet[Host], dict[str, Any]]:
+    """Those of the hosts that have so much left, and what changes when it is taken."""
+    left = rows.filter(
+        status=Host.Status.READY,
+        availability=Host.Availability.ACTIVE,
+        disk_pressure=False,
+        memory_mb_free__gte=memory_mb,
+        cpu_millis_capacity__gte=F("cpu_millis_claimed") + cpu_millis,
+    )
+    return left, {
+        "generation": F("generation") + 1,
+        "memory_mb_claimed": F("memory_mb_claimed") + memory_mb,
+        "cpu_millis_claimed": F("cpu_millis_claimed") + cpu_millis,
+        "ports_held": F("ports_held") + count,
+    }
+
+
+def _swap(*, pk: int, memory_mb: int, cpu_millis: int, port_next: int) -> tuple[QuerySet[Host], dict[str, Any]]:
+    rows, changes = _take(Host.objects.filter(pk=pk), memory_mb, cpu_millis, 1)
+    return rows, {**changes, "port_next": Value(port_next)}
+
+
+def _by_host(values: list[tuple[int, int]]) -> Case | Value:
+    if len(values) == 1:
+        return Value(values[0][1])
+    return Case(*(When(pk=pk, then=Value(value)) for pk, value in values), output_field=IntegerField())
 
 
 def held_by(owner: UUID) -> Allocation | None:
@@ -83,7 +149,15 @@ def free(*, allocation: Allocation, epoch: str, zxid: int) -> None:
     )
 
 
-def quarantine_end(*, pks: list[int]) -> int:
-    """These ports may be given out again. Returns how many were freed."""
-    rows = PortAllocation.objects.filter(pk__in=pks, status=PortAllocation.Status.QUARANTINED)
-    return rows.delete()[0]
+def quarantine_end(*, pks: Iterable[int]) -> int:
+    """These ports may be given out again; part of the caller's transaction. Returns how many were freed."""
+    rows = PortAllocation.objects.filter(pk__in=list(pks), status=PortAllocation.Status.QUARANTINED)
+    # Locked by host and then by row, in one order: the host before its ports, as a placement takes them.
+    hosts = sorted(set(rows.values_list("host_id", flat=True)))
+    hosts_locked(hosts, ["pk"])
+    freed = Counter(rows.values_list("host_id", flat=True))
+    done = rows.delete()[0]
+    for host_id in hosts:
+        if freed[host_id]:
+            Host.objects.filter(pk=host_id).update(ports_held=F("ports_held") - freed[host_id])
+    return done

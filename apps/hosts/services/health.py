@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import timedelta
 
 from django.conf import settings
@@ -10,19 +9,9 @@ from django.db import transaction
 
 from apps.core import events
 from apps.core.clock import now
+from apps.hosts.engines_version import number_of
 from apps.hosts.models import Cluster, Host
 from apps.hosts.selectors import hosts_of
-
-_NUMBERS = re.compile(r"(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?")
-
-
-def engine_number(version: str) -> int:
-    """An engine's version as one number that compares as versions do: 20.10.5 is 20010005; 0 if unreadable."""
-    found = _NUMBERS.match(version)
-    if found is None:
-        return 0
-    major, minor, patch = (int(part or 0) for part in found.groups())
-    return (major * 1000 + minor) * 1000 + patch
 
 
 @transaction.atomic
@@ -32,7 +21,7 @@ def host_seen(*, host: Host, engine_version: str, clean: bool = True) -> None:
         last_seen_at=now(),
         last_error="" if clean else "Containers that were given up are still there.",
         engine_version=engine_version[:60],
-        engine_number=engine_number(engine_version),
+        engine_number=number_of(engine_version),
     )
     if not clean:
         return

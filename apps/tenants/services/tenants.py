@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
-from django.db.models import F
+from django.db.models import F, QuerySet
 
-from apps.core import events
+from apps.core import compiled, events
 from apps.core.errors import Conflict, Invalid
 from apps.tenants.models import Membership, Plan, Quota, Role, Tenant, User
 from apps.tenants.models.tenants import valid_slug
@@ -76,16 +78,53 @@ def member_add(*, tenant: Tenant, user: User, role: str, by: str = "") -> Member
     return membership
 
 
-def quota_claim(*, tenant_id: int, memory_mb: int, cpu_millis: int, instances: int) -> None:
-    """Take from the tenant's quota, within the caller's transaction. Raises QuotaExceeded with what is left."""
-    changed = Quota.objects.filter(Quota.room_for(memory_mb, cpu_millis, instances), tenant_id=tenant_id).update(
-        memory_mb_used=F("memory_mb_used") + memory_mb,
-        cpu_millis_used=F("cpu_millis_used") + cpu_millis,
-        instances_used=F("instances_used") + instances,
+def quota_fitting(*, tenant_id: int, memory_mb: int, cpu_millis: int, instances: int) -> int:
+    """How many of so many like instances the quota has room for right now: at least one.
+
+    Raises QuotaExceeded where it has room for none. What is claimed then may still be refused.
+    """
+    quota = Quota.objects.get(tenant_id=tenant_id)
+    left = (
+        (quota.memory_mb - quota.memory_mb_used) * instances // memory_mb,
+        (quota.cpu_millis - quota.cpu_millis_used) * instances // cpu_millis,
+        quota.instances - quota.instances_used,
     )
+    fitting = min(*left, instances)
+    if fitting < 1:
+        raise _exceeded(quota, memory_mb // instances, cpu_millis // instances, 1)
+    return fitting
+
+
+def quota_claim(*, tenant_id: int, memory_mb: int, cpu_millis: int, instances: int, beyond: bool = False) -> None:
+    """Take from the tenant's quota, within the caller's transaction. Raises QuotaExceeded with what is left.
+
+    ``beyond`` takes it whatever is left: where the platform moves an instance there are two of it for a moment.
+    """
+    values = {"tenant_id": tenant_id, "memory_mb": memory_mb, "cpu_millis": cpu_millis, "instances": instances}
+    changed = compiled.update(_claim_beyond if beyond else _claim_within, values)
     if changed:
         return
-    quota = Quota.objects.get(tenant_id=tenant_id)
+    raise _exceeded(Quota.objects.get(tenant_id=tenant_id), memory_mb, cpu_millis, instances)
+
+
+def _claim_beyond(
+    *, tenant_id: int, memory_mb: int, cpu_millis: int, instances: int
+) -> tuple[QuerySet[Quota], dict[str, Any]]:
+    return Quota.objects.filter(tenant_id=tenant_id), {
+        "memory_mb_used": F("memory_mb_used") + memory_mb,
+        "cpu_millis_used": F("cpu_millis_used") + cpu_millis,
+        "instances_used": F("instances_used") + instances,
+    }
+
+
+def _claim_within(
+    *, tenant_id: int, memory_mb: int, cpu_millis: int, instances: int
+) -> tuple[QuerySet[Quota], dict[str, Any]]:
+    rows, changes = _claim_beyond(tenant_id=tenant_id, memory_mb=memory_mb, cpu_millis=cpu_millis, instances=instances)
+    return rows.filter(Quota.room_for(memory_mb, cpu_millis, instances)), changes
+
+
+def _exceeded(quota: Quota, memory_mb: int, cpu_millis: int, instances: int) -> QuotaExceeded:
     left = {
         "memory_mb": max(0, quota.memory_mb - quota.memory_mb_used),
         "cpu_millis": max(0, quota.cpu_millis - quota.cpu_millis_used),
@@ -93,7 +132,7 @@ def quota_claim(*, tenant_id: int, memory_mb: int, cpu_millis: int, instances: i
     }
     asked = {"memory_mb": memory_mb, "cpu_millis": cpu_millis, "instances": instances}
     short = ", ".join(f"{key} {asked[key]} asked, {left[key]} left" for key in asked if asked[key] > left[key])
-    raise QuotaExceeded(
+    return QuotaExceeded(
         f"The tenant's quota has no room for this: {short}. Stop something or ask an admin for more.",
         asked=asked,
         left=left,
