@@ -13,6 +13,7 @@ from apps.core.errors import Missing
 from apps.core.leases import free
 from apps.core.models import Event
 from apps.deployments.models import App, Gateway, Instance, Release, ReplicaSet, Rollout
+from apps.hosts.models import Host
 from apps.registry.models import Version
 from apps.registry.selectors import versions_of
 from apps.tenants.permissions import Action, Viewer, scoped
@@ -147,10 +148,10 @@ def publication_of(app_id: int) -> Publication | None:
     )
 
 
-def live_counts(app_id: int) -> dict[int, int]:
-    """Replica set id -> how many instances count towards what it wants."""
-    rows = Instance.objects.filter(app_id=app_id, released=False, status__in=Instance.LIVE)
-    return dict(rows.values_list("replica_set_id").annotate(Count("pk")))
+def live_of(replica_set_id: int) -> list[Instance]:
+    """The instances that count towards what the replica set wants, with their hosts, the oldest first."""
+    rows = Instance.objects.filter(replica_set_id=replica_set_id, released=False, status__in=Instance.LIVE)
+    return list(rows.select_related("app", "host").defer("host__tls_key").order_by("pk"))
 
 
 def unfinished_apps(limit: int) -> list[int]:
@@ -159,9 +160,19 @@ def unfinished_apps(limit: int) -> list[int]:
     at = now()
     may_try = Q(retry_at=None) | Q(retry_at__lte=at)
     off = ReplicaSet.objects.filter(may_try).annotate(live=live).exclude(live=F("wanted")).values("app_id")
+    everywhere = ReplicaSet.objects.filter(may_try, wanted__gt=0, release__is_global=True).values("app_id")
+    moving = Instance.objects.filter(
+        released=False, status__in=Instance.LIVE, host__availability=Host.Availability.DRAINING
+    ).values("app_id")
     rows = (
         App.objects.filter(free(at))
-        .filter(Q(route_wanted__gt=F("route_published")) | Q(rollouts__status__in=Rollout.OPEN) | Q(pk__in=off))
+        .filter(
+            Q(route_wanted__gt=F("route_published"))
+            | Q(rollouts__status__in=Rollout.OPEN)
+            | Q(pk__in=off)
+            | Q(pk__in=everywhere)
+            | Q(pk__in=moving)
+        )
         .distinct()
         .order_by("pk")
     )
@@ -179,6 +190,24 @@ def unfinished_instances(limit: int) -> list[int]:
         free(at), released=False, status__in=waiting, status_since__lt=at - timedelta(seconds=1)
     )
     return list(rows.order_by("pk").values_list("pk", flat=True)[:limit])
+
+
+#: So many workers wait for one host at most: one that hangs must leave the others to the other hosts.
+WORKERS_PER_HOST = 4
+
+
+def crowded(instance: Instance) -> bool:
+    """Whether enough workers are at this instance's host already, this one not counted."""
+    others = Instance.objects.filter(host_id=instance.host_id, released=False, lease_until__gte=now())
+    starting = others.filter(status__in=(Instance.Status.STARTING, *Instance.LEAVING)).exclude(pk=instance.pk)
+    return starting.count() >= WORKERS_PER_HOST
+
+
+def next_to_start(host_id: int) -> list[int]:
+    """One that waited for its turn on the host."""
+    waiting = (Instance.Status.PLACED, Instance.Status.STARTING)
+    rows = Instance.objects.filter(free(), host_id=host_id, released=False, status__in=waiting)
+    return list(rows.order_by("pk").values_list("pk", flat=True)[:1])
 
 
 def recent_failures(replica_set_id: int, since: datetime) -> QuerySet[Instance]:

@@ -90,6 +90,7 @@ CODES: Final[dict[str, Text]] = {
     "image.not_found": _("The registry has no such image any more. Push it again, then deploy."),
     "image.unavailable": _("The image could not be pulled. Look whether the registry is up, then deploy again."),
     "instance.exited": _("The process ended by itself. Look at the exit code, and run the image on your machine."),
+    "host.lost": _("Its host does not answer any more. It is being replaced on another one."),
     "instance.never_ready": _("It never answered its check. It must listen on $PORT and answer the health path."),
     "instance.out_of_memory": _("It used more memory than it has. Deploy with more memory."),
     "instance.unhealthy": _("It stopped answering its health check and is being replaced."),
@@ -98,6 +99,7 @@ CODES: Final[dict[str, Text]] = {
     "permission.denied": _("Your role does not allow this. Ask an owner or admin of the tenant."),
     "placement.contended": _("The cluster was too busy to place this. Try again."),
     "placement.no_host": _("No host has room for this. Ask for less, or tell the platform's operators."),
+    "placement.global_has_no_count": _("A global app runs once on every matching host: leave the number out."),
     "placement.rules_invalid": _("A placement rule can't be used."),
     "platform.error": _("Something of ours broke. It was logged; try again, then tell the platform's operators."),
     "platform.unavailable": _("The platform can't do this at the moment. Try again soon."),
@@ -124,6 +126,7 @@ CODES: Final[dict[str, Text]] = {
 EVENTS: Final[dict[str, Text]] = {
     "app.created": _("App created"),
     "instance.failed": _("Instance failed"),
+    "instance.lost": _("Instance lost"),
     "instance.ready": _("Instance ready"),
     "instance.stopped": _("Instance stopped"),
     "instance.unhealthy": _("Instance unhealthy"),

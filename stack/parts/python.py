@@ -68,9 +68,12 @@ def worker(env: Environment, *, concurrency: int = 2) -> Part:
     return _worker(env, "worker", "celery", concurrency)
 
 
-def engines_worker(env: Environment, *, concurrency: int = 4) -> Part:
-    """What talks to engines, and so may be kept waiting by a host, an image or an app that is slow to stop."""
-    return _worker(env, "engines", "engines", concurrency)
+def engines_worker(env: Environment, *, concurrency: int = 16) -> Part:
+    """What talks to engines, and so may be kept waiting by a host, an image or an app that is slow to stop.
+
+    Threads, since it does little else than wait: enough of them that hosts which hang leave some for the others.
+    """
+    return _worker(env, "engines", "engines", concurrency, "--pool=threads")
 
 
 def hosts_worker(env: Environment, *, concurrency: int = 16) -> Part:

@@ -61,6 +61,7 @@ class ReleaseSerializer(serializers.ModelSerializer[Release]):
             "cpu_millis",
             "health_path",
             "stop_grace_s",
+            "placement",
             "created_at",
             "created_by",
         )
@@ -95,6 +96,19 @@ class RolloutSerializer(serializers.ModelSerializer[Rollout]):
         read_only_fields = fields
 
 
+class PlacementRules(serializers.Serializer[Any]):
+    """Where instances may run. What is left out is not restricted; the whole object replaces the last release's."""
+
+    constraints = serializers.ListField(child=serializers.CharField(max_length=200), required=False)
+    affinity = serializers.ListField(child=serializers.CharField(max_length=40), required=False)
+    anti_affinity = serializers.CharField(max_length=20, required=False)
+    min_engine = serializers.CharField(max_length=20, required=False, allow_blank=True)
+
+    def get_fields(self) -> dict[str, Any]:
+        # "global" is a word of Python.
+        return {**super().get_fields(), "global": serializers.BooleanField(required=False)}
+
+
 class RolloutInput(serializers.Serializer[Any]):
     """What is left out stays as in the app's last release."""
 
@@ -109,6 +123,7 @@ class RolloutInput(serializers.Serializer[Any]):
     cpu_millis = serializers.IntegerField(required=False)
     health_path = serializers.CharField(required=False, allow_blank=True)
     stop_grace_s = serializers.IntegerField(required=False)
+    placement = PlacementRules(required=False)
 
 
 class InstanceSerializer(serializers.ModelSerializer[Instance]):
@@ -127,6 +142,7 @@ class InstanceSerializer(serializers.ModelSerializer[Instance]):
             "exit_code",
             "code",
             "reason",
+            "why",
             "released",
             "created_at",
         )

@@ -54,6 +54,14 @@ class Instance(Leased):
     # The ZooKeeper transaction without it, from which on no gateway may route to it.
     unrouted_epoch = models.CharField(max_length=36, blank=True)
     unrouted_zxid = models.BigIntegerField(default=0)
+    replaces = models.ForeignKey(
+        "self",
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="replacements",
+        help_text="of a host that is being drained; it stops once this one is ready",
+    )
     released = models.BooleanField(default=False)
     why = models.JSONField(
         default=dict, db_default={}, blank=True, help_text="what spoke for its host when it was placed"

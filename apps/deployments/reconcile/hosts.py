@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
 import structlog
@@ -13,17 +15,22 @@ from apps.core.leases import held
 from apps.deployments.models import Instance
 from apps.deployments.reconcile.clients import Clients
 from apps.deployments.reconcile.instance import exited
-from apps.deployments.services.instances import instance_fail
+from apps.deployments.services.instances import instance_fail, instance_lost
 from apps.hosts.engines.base import ContainerState, Engine, EngineError, Observed
 from apps.hosts.models import Host
 from apps.hosts.selectors import host_with_engine
-from apps.hosts.services.health import host_seen, host_silent
+from apps.hosts.services.health import evictions_allowed, host_drained, host_seen, host_silent
 
 log = structlog.get_logger(__name__)
 
+#: Containers of a host that came back are removed so many at a time: until they are gone, nothing is placed there.
+REMOVED_AT_ONCE = 8
+
 
 def observe_host(host_id: int, clients: Clients) -> None:
-    """Ping, list, compare. An engine that fails to answer changes nothing but the host's own status."""
+    """Ping, list, compare. An engine that fails to answer changes nothing but the host's own status, until the host
+    counts as down: then what does not answer there is given up and placed elsewhere.
+    """
     with held(Host, host_id) as mine:
         if not mine:
             return
@@ -34,16 +41,54 @@ def observe_host(host_id: int, clients: Clients) -> None:
             info = engine.ping()
             found = engine.list(settings.PLATFORM_ID)
         except EngineError as error:
-            host_silent(host=host, error=str(error))
+            if host_silent(host=host, error=str(error)) == Host.Status.DOWN:
+                _give_up(host)
             return
-        host_seen(host=host, engine_version=info.version)
+        ours = [_Found(one, _instance_of(one.instance)) for one in found]
+        clean = _remove_given_up(engine, ours)
+        host_seen(host=host, engine_version=info.version, clean=clean)
         by_instance = {one.instance: one for one in found}
         expected = Instance.objects.filter(
             host=host, released=False, status__in=Instance.WITH_CONTAINER, status_since__lt=asked_at
         ).select_related("app", "host", "replica_set__release")
         for instance in expected:
             _compare(instance, by_instance.get(instance.short_id))
-        _orphans(host, engine, found)
+        _remove_unknown(host, engine, ours)
+        if host.availability == Host.Availability.DRAINING and not _held(host):
+            host_drained(host=host)
+
+
+class _Found:
+    """A container of ours, and whose it is: nobody's, or an instance's that may be over or on another host."""
+
+    def __init__(self, observed: Observed, instance: Instance | None) -> None:
+        self.observed = observed
+        self.instance = instance
+
+
+def _instance_of(short_id: str) -> Instance | None:
+    """The instance whose container's name this is in, the latest if there should be two."""
+    try:
+        low, high = UUID(short_id.ljust(32, "0")), UUID(short_id.ljust(32, "f"))
+    except ValueError:
+        return None
+    return Instance.objects.filter(uid__gte=low, uid__lte=high).order_by("released", "-pk").first()
+
+
+def _held(host: Host) -> bool:
+    return Instance.objects.filter(host=host, released=False).exists()
+
+
+def _give_up(host: Host) -> None:
+    """The host is down. What does not serve any more is lost, unless so many hosts are silent that it may be us."""
+    silent = (Host.Status.SUSPECT, Host.Status.DOWN)
+    rows = Instance.objects.filter(released=False, host__cluster_id=host.cluster_id, host__status__in=silent)
+    holding = set(rows.order_by().values_list("host_id", flat=True).distinct())
+    if host.pk not in holding or not evictions_allowed(cluster_id=host.cluster_id, holding=holding):
+        return
+    here = Instance.objects.filter(host=host, released=False).exclude(status=Instance.Status.LOST)
+    for instance in here.select_related("app"):
+        instance_lost(instance=instance)
 
 
 def _compare(instance: Instance, observed: Observed | None) -> None:
@@ -53,13 +98,31 @@ def _compare(instance: Instance, observed: Observed | None) -> None:
         exited(instance, observed)
 
 
-def _orphans(host: Host, engine: Engine, found: list[Observed]) -> None:
-    """Containers of ours that nothing in the database holds. The list was taken first, so a new one can't be meant."""
-    held_here = {row.short_id for row in Instance.objects.filter(host=host, released=False).only("uid")}
-    strays = [one for one in found if one.instance not in held_here and not _held_elsewhere(one.instance)]
-    if len(strays) > max(5, len(found) // 2):
+def _remove_given_up(engine: Engine, ours: Sequence[_Found]) -> bool:
+    """Containers of instances that are over, such as those of a host that came back. True when none is left."""
+    over = [one.observed for one in ours if one.instance is not None and one.instance.released]
+    if not over:
+        return True
+
+    def remove(one: Observed) -> bool:
+        try:
+            # They serve nobody: gateways have let go of them before they were given up.
+            engine.remove(one.name, grace_s=0)
+        except EngineError as error:
+            log.warning("given_up_stays", container=one.name, error=str(error))
+            return False
+        return True
+
+    with ThreadPoolExecutor(REMOVED_AT_ONCE) as pool:
+        return all(list(pool.map(remove, over)))
+
+
+def _remove_unknown(host: Host, engine: Engine, ours: Sequence[_Found]) -> None:
+    """Containers of ours that nothing in the database knows. The list was taken first, so a new one can't be meant."""
+    strays = [one.observed for one in ours if one.instance is None]
+    if len(strays) > max(5, len(ours) // 2):
         # It looks more like a lost database than like so many lost containers, and they are tenants' work.
-        log.error("orphans_refused", host=host.name, orphans=len(strays), containers=len(found))
+        log.error("orphans_refused", host=host.name, orphans=len(strays), containers=len(ours))
         return
     for one in strays:
         try:
@@ -74,12 +137,3 @@ def _orphans(host: Host, engine: Engine, found: list[Observed]) -> None:
             host_id=host.pk,
             container=one.container_id,
         )
-
-
-def _held_elsewhere(short_id: str) -> bool:
-    """Whether an instance on another host row has this container: two rows may lead to one engine."""
-    try:
-        low, high = UUID(short_id.ljust(32, "0")), UUID(short_id.ljust(32, "f"))
-    except ValueError:
-        return False
-    return Instance.objects.filter(uid__gte=low, uid__lte=high, released=False).exists()

@@ -7,6 +7,7 @@ import time
 import structlog
 from django.conf import settings
 
+from apps.core import jobs
 from apps.core.clock import now
 from apps.core.errors import PlatformError
 from apps.core.leases import held
@@ -15,6 +16,7 @@ from apps.deployments.models import Instance
 from apps.deployments.reconcile.clients import Clients
 from apps.deployments.reconcile.probes import never_ready, target_of
 from apps.deployments.reconcile.routes import publish
+from apps.deployments.selectors import crowded, next_to_start
 from apps.deployments.services.instances import (
     instance_fail,
     instance_ready,
@@ -33,7 +35,6 @@ from apps.hosts.engines.base import (
     Limits,
     Observed,
 )
-from apps.hosts.models import Host
 from apps.registry.services.tokens import pull_token
 
 log = structlog.get_logger(__name__)
@@ -122,6 +123,8 @@ def _overdue(instance: Instance) -> bool:
 def _start(instance: Instance, clients: Clients) -> bool:
     if _overdue(instance):
         return _start_failed(instance, StartOverdue("it was not started in time"))
+    if instance.host.silent or crowded(instance):
+        return False
     spec = spec_of(instance)
     try:
         observed = clients.engine(instance.host).ensure(spec, pull_token=pull_token(spec.image.repository))
@@ -130,6 +133,8 @@ def _start(instance: Instance, clients: Clients) -> bool:
     except PlatformError as error:
         log.error("start_retry", instance=str(instance.uid), code=error.code, error=error.detail)
         return False
+    for waiting in next_to_start(instance.host_id):
+        jobs.enqueue(jobs.RECONCILE_INSTANCE, waiting)
     if observed.state is ContainerState.EXITED:
         return exited(instance, observed)
     return instance_started(instance=instance, container_id=observed.container_id)
@@ -202,7 +207,11 @@ def _retire(instance: Instance, clients: Clients) -> bool:
             return True
         if not _gateways_let_go(instance, clients):
             return False
-    if instance.host.status in (Host.Status.SUSPECT, Host.Status.DOWN):
+    if instance.status == Status.LOST:
+        # Nobody is there to be asked. The host is not ready again before its container is gone.
+        instance_released(instance=instance)
+        return False
+    if instance.host.silent:
         # Asking it would only keep this worker waiting. The sweep comes again.
         return False
     grace = instance.replica_set.release.stop_grace_s if instance.status == Status.DRAINING else 0

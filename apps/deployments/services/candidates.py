@@ -83,13 +83,15 @@ def in_zones(own: Own) -> Counter[str]:
 
 
 def matching(cluster_id: int, request: Request) -> QuerySet[Host]:
-    """Hosts that are meant by the request: there, in service, allowed, labelled; whether they have room or not."""
-    rows = hosts_of(cluster_id).filter(
-        Q(dedicated_to=None) | Q(dedicated_to=request.tenant_id),
-        status=Host.Status.READY,
-        availability=Host.Availability.ACTIVE,
-        disk_pressure=False,
+    """Hosts that are meant by the request and in service; whether they have room or not."""
+    return meant(cluster_id, request).filter(
+        status=Host.Status.READY, availability=Host.Availability.ACTIVE, disk_pressure=False
     )
+
+
+def meant(cluster_id: int, request: Request) -> QuerySet[Host]:
+    """Hosts that the request allows and describes, whatever their state."""
+    rows = hosts_of(cluster_id).filter(Q(dedicated_to=None) | Q(dedicated_to=request.tenant_id))
     rules = request.rules
     for constraint in rules.constraints:
         rows = rows.filter(_labelled(constraint))

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import Q
 
 from apps.core import events, jobs
 from apps.core.clock import after, now
@@ -92,6 +93,25 @@ def instance_unhealthy(*, instance: Instance, reason: str) -> bool:
 
 
 @transaction.atomic
+def instance_lost(*, instance: Instance) -> bool:
+    """Its host is given up. What it served is served elsewhere; its container is removed when the host comes back.
+
+    One whose checks still succeed is not lost, whatever its host's engine says: it serves.
+    """
+    unproven = [Status.PLACED, Status.STARTING, Status.RUNNING, Status.DRAINING, Status.UNHEALTHY, Status.FAILED]
+    rows = Instance.objects.filter(pk=instance.pk, released=False).filter(
+        Q(status__in=unproven) | Q(status=Status.HEALTHY, failures__gte=settings.PROBE_FAILURES)
+    )
+    reason = "Its host does not answer any more."
+    values = {"status": Status.LOST, "status_since": now(), "deadline_at": None, "code": "host.lost", "reason": reason}
+    if not rows.update(**values):
+        return False
+    _record(instance, "instance.lost", f"Instance {instance.short_id} was lost: its host does not answer.", "warning")
+    _leave(instance)
+    return True
+
+
+@transaction.atomic
 def instance_drain(*, instance: Instance) -> bool:
     """It is wanted no more."""
     old = [Status.PLACED, Status.STARTING, Status.RUNNING, Status.HEALTHY]
@@ -115,9 +135,10 @@ def instance_unrouted(*, instance: Instance, epoch: str, zxid: int) -> None:
 
 @transaction.atomic
 def instance_released(*, instance: Instance) -> bool:
-    """Its container is gone: free what it held, all in one transaction."""
-    final = Status.STOPPED if instance.status == Status.DRAINING else Status.FAILED
-    if not _move(instance, Instance.LEAVING, final, released=True, deadline_at=None):
+    """Its container is gone, or given up with its host: free what it held, all in one transaction."""
+    finals = {Status.DRAINING: Status.STOPPED, Status.LOST: Status.LOST}
+    final = finals.get(Status(instance.status), Status.FAILED)
+    if not _move(instance, [instance.status], final, released=True, deadline_at=None):
         return False
     allocation = held_by(instance.uid)
     if allocation is not None:

@@ -57,8 +57,8 @@ class PlacementContended(Conflict):
 class Ask:
     """What is to be placed for one replica set, and how.
 
-    ``partial``: as many as fit, at least one, instead of all or none. ``beyond_quota``: the platform itself moves an
-    instance, so for a moment there are two of it; that is not the tenant's to pay for.
+    ``partial``: as many as fit, at least one, instead of all or none. ``replaces``: the platform itself moves this
+    instance, so for a moment there are two of it; that is beyond the tenant's quota, and not the tenant's to pay for.
     """
 
     replica_set: ReplicaSet
@@ -66,7 +66,11 @@ class Ask:
     request: Request
     weights: Mapping[str, float]
     partial: bool = False
-    beyond_quota: bool = False
+    replaces: Instance | None = None
+
+    @property
+    def beyond_quota(self) -> bool:
+        return self.replaces is not None
 
     @property
     def app(self) -> App:
@@ -90,7 +94,7 @@ def instances_place(
     count: int,
     avoid: frozenset[int] = frozenset(),
     partial: bool = False,
-    beyond_quota: bool = False,
+    replaces: Instance | None = None,
 ) -> list[Instance]:
     """Place ``count`` more instances of a replica set, all or none; with ``partial`` as many as fit, at least one.
 
@@ -98,7 +102,7 @@ def instances_place(
     """
     app = replica_set.app
     request = request_of(replica_set.release, tenant_id=app.tenant_id, avoid=avoid, seed=str(replica_set.pk))
-    ask = Ask(replica_set, count, request, app.cluster.weights, partial, beyond_quota)
+    ask = Ask(replica_set, count, request, app.cluster.weights, partial, replaces)
     for number in range(ATTEMPTS):
         try:
             with transaction.atomic():
@@ -215,6 +219,7 @@ def _write(ask: Ask, wanted: tuple[Placed, ...], ports: Ports) -> list[Instance]
             host_id=one.host_id,
             port=ports[one.host_id].pop(0),
             deadline_at=after(settings.START_DEADLINE_S),
+            replaces=ask.replaces,
             why={name: round(score, 3) for name, score in one.scores.items()},
         )
         for one in wanted

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from apps.core.errors import Invalid
 from apps.deployments.models import App, Release
+from apps.deployments.services.rules import rules_checked
 from apps.registry.models import Version
 from apps.tenants.models import User
 
@@ -31,6 +33,8 @@ class ReleaseInvalid(Invalid):
 class ReleaseSettings:
     """What a release is made of, next to its version. None keeps what the app's last release has.
 
+    ``placement`` holds rules as apps.deployments.services.rules takes them.
+
     Memory is MiB, CPU thousandths of a core, the grace before a kill seconds.
     """
 
@@ -41,12 +45,14 @@ class ReleaseSettings:
     cpu_millis: int | None = None
     health_path: str | None = None
     stop_grace_s: int | None = None
+    placement: Mapping[str, Any] | None = None
 
 
 def release_create(*, app: App, version: Version, asked: ReleaseSettings, by: User) -> Release:
     """The app's next release; part of a transaction that holds the app's row. Raises ReleaseInvalid."""
     last = app.releases.order_by("-number").first()
     base = last or Release(container_port=8080, memory_mb=256, cpu_millis=100, health_path="/_ping", stop_grace_s=10)
+    placement = rules_checked(asked.placement, app=app) if asked.placement is not None else base.placement
     release = Release(
         app=app,
         number=(last.number if last else 0) + 1,
@@ -59,6 +65,8 @@ def release_create(*, app: App, version: Version, asked: ReleaseSettings, by: Us
         cpu_millis=_between("cpu_millis", asked.cpu_millis, base.cpu_millis, 10, 256_000),
         health_path=_health_path(asked.health_path if asked.health_path is not None else base.health_path),
         stop_grace_s=_between("stop_grace_s", asked.stop_grace_s, base.stop_grace_s, 0, MAX_GRACE_S),
+        placement=placement,
+        is_global=bool(placement.get("global")),
     )
     release.save()
     return release

@@ -13,6 +13,7 @@ from apps.deployments.models import App, Instance, ReplicaSet, Rollout
 from apps.deployments.services.apps import route_touch
 from apps.deployments.services.placement import instances_place
 from apps.deployments.services.releases import ReleaseInvalid, ReleaseSettings, release_create
+from apps.deployments.services.spread import GlobalHasNoCount, global_size
 from apps.registry.selectors import version_of
 from apps.tenants.models import User
 from apps.tenants.permissions import Action, require
@@ -59,10 +60,15 @@ def _start(app: App, version: str, by: User, instances: int | None, asked: Relea
     app = _locked(app.pk)
     if app.rollouts.filter(status__in=Rollout.OPEN).exists():
         raise RolloutInProgress(f"{app.slug} has a rollout in progress. Wait for it, or undeploy to stop it.")
-    count = instances if instances is not None else _current_size(app)
-    if not 1 <= count <= MAX_INSTANCES:
+    if instances is not None and not 1 <= instances <= MAX_INSTANCES:
         raise ReleaseInvalid(f"instances must be from 1 to {MAX_INSTANCES}.", field="instances")
     release = release_create(app=app, version=pinned, asked=asked, by=by)
+    if release.is_global:
+        if instances is not None:
+            raise GlobalHasNoCount("A global app runs once on every matching host: leave instances out.")
+        count = global_size(app=app, release=release)
+    else:
+        count = instances if instances is not None else _current_size(app)
     serving = app.replica_sets.filter(wanted__gt=0).exists()
     target = ReplicaSet.objects.create(app=app, release=release, wanted=count, weight=0 if serving else 100)
     rollout = _open(app, target, count, by)

@@ -52,6 +52,7 @@ _MAX_LOG_BYTES = 1024 * 1024
 class Timeouts:
     """Seconds. A change (create, start, remove) waits for the host's disk; a pull for the registry."""
 
+    ping: int = 3
     read: int = 10
     change: int = 45
     pull_idle: int = 60
@@ -81,7 +82,7 @@ class DockerEngine:
 
     def ping(self) -> EngineInfo:
         with _translated():
-            return parse.info(self._client().info())
+            return parse.info(self._client(self._timeouts.ping).info())
 
     def ensure(self, spec: ContainerSpec, *, pull_token: str) -> Observed:
         body = builder.build(spec)
@@ -321,7 +322,7 @@ class DockerEngine:
             return self._clients[timeout_s]
 
     def _version(self) -> str:
-        probe = self._open(self._timeouts.read, API_VERSION)
+        probe = self._open(self._timeouts.ping, API_VERSION)
         try:
             oldest = str(probe.version(api_version=False).get("MinAPIVersion", API_VERSION))
         finally:

@@ -31,10 +31,10 @@ def host_seen(*, host: Host, engine_version: str, clean: bool = True) -> None:
 
 
 @transaction.atomic
-def host_silent(*, host: Host, error: str) -> str | None:
+def host_silent(*, host: Host, error: str) -> str:
     """The engine did not answer: after a while nothing more is placed there, and after another it counts as down.
 
-    Returns the status that it got, if that is a new one. Its containers are left alone.
+    Returns the status that it has now. Its containers are left alone.
     """
     Host.objects.filter(pk=host.pk).update(last_error=error[:500])
     since = host.last_seen_at or host.created_at
@@ -53,7 +53,14 @@ def host_silent(*, host: Host, error: str) -> str | None:
                 host_id=host.pk,
             )
             return new
-    return None
+    return Host.objects.values_list("status", flat=True).get(pk=host.pk)
+
+
+def host_drained(*, host: Host) -> None:
+    """Nothing is left on a host that was to be drained: it stays out of service, cordoned."""
+    rows = Host.objects.filter(pk=host.pk, availability=Host.Availability.DRAINING)
+    if rows.update(availability=Host.Availability.CORDONED):
+        events.record("host.drained", f"Host {host.name} is empty. It stays cordoned.", host_id=host.pk)
 
 
 @transaction.atomic

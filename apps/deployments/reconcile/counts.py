@@ -1,0 +1,133 @@
+"""As many instances as the replica sets want, where they may be: growing, shrinking, moving, following hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from apps.core import events, jobs
+from apps.core.clock import now
+from apps.core.errors import BerthError
+from apps.deployments.models import App, Instance, ReplicaSet
+from apps.deployments.selectors import live_of, recent_failures
+from apps.deployments.services.instances import instance_drain
+from apps.deployments.services.placement import instances_place
+from apps.deployments.services.spread import followed, wanted_set
+from apps.hosts.models import Host
+
+#: Restarts as Cloud Foundry does them: three at once, then after 30 s doubling to 16 min.
+IMMEDIATE_RESTARTS = 3
+BACKOFF_S = 30
+BACKOFF_MAX_S = 960
+FAILURES_KEPT_S = 1800
+#: A host on which an instance of the set has just failed is the last choice for this long. Seconds.
+AVOID_S = 120
+#: What found no room is tried again after so long. Seconds.
+RETRY_S = 5
+
+
+def counts(app: App) -> None:
+    for replica_set in app.replica_sets.select_related("release__version", "app__cluster"):
+        live = live_of(replica_set.pk)
+        if replica_set.release.is_global and replica_set.wanted:
+            _follow(app, replica_set, live)
+            continue
+        moving = [one for one in live if one.host.availability == Host.Availability.DRAINING]
+        leaving = {one.pk for one in moving}
+        # While one moves there are two of it, which are one towards what is wanted.
+        doubles = [one for one in live if one.replaces_id in leaving]
+        missing = replica_set.wanted - (len(live) - len(doubles))
+        if missing > 0:
+            _grow(app, replica_set, missing)
+        elif missing < 0:
+            _shrink(live, -missing)
+        elif moving:
+            _move(app, replica_set, moving, doubles)
+
+
+def _grow(app: App, replica_set: ReplicaSet, missing: int, *, replaces: Instance | None = None) -> None:
+    """Place what is missing, as many as fit. ``replaces``: the platform moves this one, beyond the tenant's quota."""
+    at = now()
+    if replica_set.retry_at is not None and at < replica_set.retry_at:
+        return
+    failures = list(recent_failures(replica_set.pk, at - timedelta(seconds=FAILURES_KEPT_S)))
+    ready_at = _next_try(failures, replica_set.wanted)
+    if ready_at is not None and at < ready_at:
+        ReplicaSet.objects.filter(pk=replica_set.pk).update(retry_at=ready_at)
+        return
+    avoid = frozenset(one.host_id for one in failures if one.status_since >= at - timedelta(seconds=AVOID_S))
+    try:
+        placed = instances_place(
+            replica_set=replica_set, count=missing, avoid=avoid, partial=replaces is None, replaces=replaces
+        )
+    except BerthError as error:
+        _waiting(app, replica_set, missing, error)
+        return
+    # What did not fit is asked for again later, and then says why.
+    later = at + timedelta(seconds=RETRY_S) if len(placed) < missing else None
+    ReplicaSet.objects.filter(pk=replica_set.pk).update(retry_at=later)
+    for instance in placed:
+        jobs.enqueue(jobs.RECONCILE_INSTANCE, instance.pk)
+
+
+def _waiting(app: App, replica_set: ReplicaSet, missing: int, error: BerthError) -> None:
+    if replica_set.retry_at is None:
+        events.record(
+            "placement.waiting",
+            f"{missing} instances can't be placed: {error.detail}",
+            level="warning",
+            tenant_id=app.tenant_id,
+            app_id=app.pk,
+            cause=error.code,
+        )
+    ReplicaSet.objects.filter(pk=replica_set.pk).update(retry_at=now() + timedelta(seconds=RETRY_S))
+
+
+def _next_try(failures: list[Instance], wanted: int) -> datetime | None:
+    """When the next replacement may start, by how often and when the last ones failed (the latest first).
+
+    As many failures as instances are wanted count as one round: ten that crash together crashed once.
+    """
+    restarts = len(failures) // max(1, wanted) - 1
+    if restarts < IMMEDIATE_RESTARTS:
+        return None
+    delay = min(BACKOFF_S * 2 ** (restarts - IMMEDIATE_RESTARTS), BACKOFF_MAX_S)
+    return failures[0].status_since + timedelta(seconds=delay)
+
+
+def _shrink(live: Sequence[Instance], surplus: int) -> None:
+    """Those on draining hosts go first, then the least ready, then the newest."""
+    order = {status: rank for rank, status in enumerate(Instance.LIVE)}
+
+    def last_wanted(row: Instance) -> tuple[bool, int, int]:
+        stays = row.host.availability != Host.Availability.DRAINING
+        return stays, order[Instance.Status(row.status)], -row.pk
+
+    for instance in sorted(live, key=last_wanted)[:surplus]:
+        instance_drain(instance=instance)
+
+
+def _move(app: App, replica_set: ReplicaSet, moving: Sequence[Instance], doubles: Sequence[Instance]) -> None:
+    """Away from hosts that are being drained, one after the other: a new one is ready before an old one stops."""
+    ready = {one.replaces_id for one in doubles if one.status == Instance.Status.HEALTHY}
+    begun = {one.replaces_id for one in doubles}
+    for one in moving:
+        # One that serves nobody yet need not be waited for: what is missing then is placed elsewhere.
+        if one.pk in ready or one.status != Instance.Status.HEALTHY:
+            instance_drain(instance=one)
+    waiting = [one for one in moving if one.pk not in begun and one.status == Instance.Status.HEALTHY]
+    if waiting and begun <= ready:
+        _grow(app, replica_set, 1, replaces=waiting[0])
+
+
+def _follow(app: App, replica_set: ReplicaSet, live: Sequence[Instance]) -> None:
+    """One on every host that is meant. Hosts that are only silent keep theirs: what can't be seen is not acted on."""
+    meant, open_now = followed(replica_set)
+    here = {one.host_id for one in live}
+    for one in live:
+        if one.host_id not in meant:
+            instance_drain(instance=one)
+    missing = open_now - here
+    wanted_set(replica_set=replica_set, wanted=max(1, len((here & meant) | open_now)))
+    if missing:
+        _grow(app, replica_set, len(missing))
