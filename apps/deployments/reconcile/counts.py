@@ -63,9 +63,8 @@ def _grow(app: App, replica_set: ReplicaSet, missing: int, *, replaces: Instance
     except BerthError as error:
         _waiting(app, replica_set, missing, error)
         return
-    # What did not fit is asked for again later, and then says why.
-    later = at + timedelta(seconds=RETRY_S) if len(placed) < missing else None
-    ReplicaSet.objects.filter(pk=replica_set.pk).update(retry_at=later)
+    # What did not fit is asked for again by the next pass, which then says why there is no room.
+    ReplicaSet.objects.filter(pk=replica_set.pk).update(retry_at=None)
     for instance in placed:
         jobs.enqueue(jobs.RECONCILE_INSTANCE, instance.pk)
 
