@@ -73,6 +73,7 @@ CODES: Final[dict[str, Text]] = {
     "engine.moved": _("The host's container engine was replaced. The platform will place the instance anew."),
     "engine.start_overdue": _("It could not be started in time. The platform will place the instance anew."),
     "engine.unreachable": _("The host could not be reached. The platform will place the instance anew."),
+    "explanations.not_found": _("There is no such explanation. Only the newest of an app are kept."),
     "host.name_taken": _("A container of this name was in the way on the host. The platform will try again."),
     "host.networks_exhausted": _("The host has no network left for your tenant. Tell the platform's operators."),
     "host.port_taken": _("The instance's port was in use on its host. The platform will place it anew."),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from apps.deployments.api import views
+from apps.deployments.api import placements, views
 
 urlpatterns = [
     path("apps/", views.AppList.as_view(), name="api-apps"),
@@ -14,4 +14,7 @@ urlpatterns = [
     path("apps/<slug:slug>/undeploy/", views.Undeploy.as_view(), name="api-undeploy"),
     path("apps/<slug:slug>/instances/", views.InstanceList.as_view(), name="api-instances"),
     path("apps/<slug:slug>/events/", views.EventList.as_view(), name="api-events"),
+    path("placements/explain/", placements.PlacementExplain.as_view(), name="api-placements-explain"),
+    path("placements/explain", placements.PlacementExplainBare.as_view()),
+    path("placements/explanations/<int:pk>/", placements.ExplanationDetail.as_view(), name="api-explanation"),
 ]

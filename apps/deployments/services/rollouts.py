@@ -11,6 +11,7 @@ from apps.core.clock import after, now
 from apps.core.errors import BerthError, Conflict
 from apps.deployments.models import App, Instance, ReplicaSet, Rollout
 from apps.deployments.services.apps import route_touch
+from apps.deployments.services.explain import refusal_explained
 from apps.deployments.services.placement import instances_place
 from apps.deployments.services.releases import ReleaseInvalid, ReleaseSettings, release_create
 from apps.deployments.services.spread import GlobalHasNoCount, global_size
@@ -35,12 +36,15 @@ def rollout_start(
     """Release this version and start moving the app to it: everything is placed before this returns.
 
     Raises Denied, VersionMissing, ReleaseInvalid, RolloutInProgress, QuotaExceeded, NoHost, PlacementContended;
-    then nothing of it exists but an event.
+    then nothing of it exists but an event and, where there was no room, an explanation (``extra["explanation"]``).
     """
     require(by, Action.DEPLOY, app)
     try:
         return _start(app, version, by, instances, settings_ or ReleaseSettings())
     except BerthError as error:
+        kept = refusal_explained(
+            app=app, by=by.username, error=error, instances=instances, settings_=settings_ or ReleaseSettings()
+        )
         events.record(
             "rollout.refused",
             f"Deploying {version[:128]} was refused: {error.detail}",
@@ -49,6 +53,7 @@ def rollout_start(
             app_id=app.pk,
             actor=by.username,
             cause=error.code,
+            **({} if kept is None else {"explanation": kept}),
         )
         raise
 
