@@ -79,6 +79,13 @@ class FakeDiscovery:
             raise DiscoveryUnavailable("down")
         return [GatewayState(name, self.epoch_name, served) for name, served in self.served.items()]
 
+    def published(self) -> dict[str, dict[tuple[str, str], str]]:
+        from apps.deployments.discovery import DiscoveryUnavailable
+
+        if self.down:
+            raise DiscoveryUnavailable("down")
+        return {app: dict(addresses) for app, addresses in self.nodes.items()}
+
 
 @pytest.fixture
 def discovery() -> FakeDiscovery:

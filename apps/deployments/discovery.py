@@ -133,6 +133,18 @@ class Publisher:
 
         return self._guarded(ask)
 
+    def published(self) -> dict[str, dict[tuple[str, str], str]]:
+        """What stands here: app -> (version, container id) -> address. For looking at, by the audit.
+
+        Many reads and no one moment: what is published meanwhile may be seen in part.
+        """
+
+        def ask() -> dict[str, dict[tuple[str, str], str]]:
+            apps = {*self._children(contract.ADDRESS_PATH), *self._children(contract.ROUTE_PATH)}
+            return {app: self._addresses(app) for app in sorted(apps)}
+
+        return self._guarded(ask)
+
     def ping(self) -> None:
         self._guarded(lambda: self._client.exists(contract.ROOT))
 

@@ -32,6 +32,8 @@ class Discovery(Protocol):
 
     def gateways(self) -> list[GatewayState]: ...
 
+    def published(self) -> dict[str, dict[tuple[str, str], str]]: ...
+
 
 Probe = Callable[[Sequence[Target]], dict[int, str | None]]
 
