@@ -95,6 +95,14 @@ def test_a_publication_writes_exactly_its_nodes_and_the_next_one_only_the_differ
     assert publisher.publish("shop", lambda: replace(BASE, instances=())).zxid == third.zxid
 
 
+def test_what_is_published_can_be_read_back_for_the_audit(publisher):
+    assert publisher.published() == {}
+    publisher.publish("shop", lambda: BASE)
+    publisher.publish("blog", lambda: replace(BASE, app="blog", instances=()))
+    shop = {("1.0", A.container_id): "10.0.0.1:20001", ("1.0", B.container_id): "10.0.0.2:20002"}
+    assert publisher.published() == {"shop": shop, "blog": {}}
+
+
 def test_an_unchanged_publication_never_answers_with_a_zxid_from_before_anothers_change(server, publisher):
     env, _ = server
     other = _publisher(env)
