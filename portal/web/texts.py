@@ -143,6 +143,44 @@ EVENTS: Final[dict[str, Text]] = {
     "version.pushed": _("Version pushed"),
 }
 
+#: Why a host takes no instance, as apps.deployments.scheduler.filters says it.
+REASONS: Final[dict[str, Text]] = {
+    "not ready": _("not ready"),
+    "cordoned": _("takes no new instances"),
+    "draining": _("is being emptied"),
+    "its disk is nearly full": _("its disk is nearly full"),
+    "dedicated to another tenant": _("dedicated to another tenant"),
+    "runs one of this release already": _("runs one of this release already"),
+    "not enough memory": _("not enough memory"),
+    "not enough CPU": _("not enough CPU"),
+    "no free port": _("no free port"),
+}
+#: What such a reason begins with; the rest of it is the asker's own rule.
+REASONS_BEGIN: Final[dict[str, Text]] = {
+    "label: not ": _("its labels break the rule:"),
+    "engine older than ": _("its engine is older than"),
+    "does not run ": _("does not run the app"),
+}
+WEIGHERS: Final[dict[str, Text]] = {
+    "untried": _("did not just fail"),
+    "own_hosts": _("your own hosts"),
+    "zone": _("spread over zones"),
+    "spread": _("spread over hosts"),
+    "free_memory": _("free memory"),
+    "idle_cpu": _("idle CPU"),
+    "binpack": _("fills up hosts"),
+    "image": _("has the image"),
+}
+
+
+def reason_of_host(reason: str) -> str:
+    """In the reader's language; a reason that has no words here yet stays as it is."""
+    for begin, words in REASONS_BEGIN.items():
+        if reason.startswith(begin):
+            return f"{words} {reason.removeprefix(begin)}"
+    return str(REASONS.get(reason, reason))
+
+
 #: What the engine says about these names hosts and addresses, which are not a tenant's business.
 _OF_THE_PLATFORM = ("engine.", "host.", "hosts.")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.contrib.auth.views import LogoutView
 from django.urls import include, path
 
-from portal.web.views import account, app, apps, login
+from portal.web.views import account, app, apps, login, placement
 
 app_name = "web"
 
@@ -20,6 +20,8 @@ urlpatterns = [
     path("apps/<slug:slug>/live", app.app_live, name="app-live"),
     path("apps/<slug:slug>/deploy", app.app_deploy, name="app-deploy"),
     path("apps/<slug:slug>/undeploy", app.app_undeploy, name="app-undeploy"),
+    path("apps/<slug:slug>/placement", placement.placement_page, name="placement"),
+    path("apps/<slug:slug>/placement/<int:pk>", placement.explanation_page, name="explanation"),
     path("account/", account.account, name="account"),
     path("account/tokens", account.token_new, name="token-new"),
     path("account/tokens/<int:pk>/revoke", account.token_end, name="token-revoke"),

@@ -11,6 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from apps.deployments.api.serializers import PlacementRules
 from apps.deployments.models import App
 from apps.deployments.selectors import app_visible_to
 from apps.deployments.services.explain import (
@@ -35,7 +36,7 @@ class ExplainInput(serializers.Serializer[Any]):
     instances = serializers.IntegerField(required=False)
     memory_mb = serializers.IntegerField(required=False)
     cpu_millis = serializers.IntegerField(required=False)
-    placement = serializers.DictField(required=False)
+    placement = PlacementRules(required=False)
     new_release = serializers.BooleanField(default=False)
     limit = serializers.IntegerField(default=LISTED, min_value=1, max_value=MAX_LISTED)
 

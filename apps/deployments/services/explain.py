@@ -27,8 +27,9 @@ from apps.deployments.scheduler.weighers import ZONE
 from apps.deployments.selectors import apps_visible_to
 from apps.deployments.services import candidates
 from apps.deployments.services.placement import request_of
-from apps.deployments.services.releases import ReleaseInvalid, ReleaseSettings
+from apps.deployments.services.releases import ReleaseInvalid, ReleaseSettings, instances_checked
 from apps.deployments.services.rules import rules_checked
+from apps.deployments.services.spread import GlobalHasNoCount
 from apps.hosts.selectors import hosts_of
 from apps.tenants.permissions import Viewer
 from apps.tenants.selectors import quota_of
@@ -42,7 +43,7 @@ STORED_HOSTS = 100
 STORED_PER_APP = 20
 STORED_CODES = frozenset({"placement.no_host", "quota.exceeded", "placement.contended"})
 #: What a release may ask for; the services that do it check it again.
-BOUNDS = {"instances": (1, 500), "memory_mb": (16, 1024 * 1024), "cpu_millis": (10, 256_000)}
+BOUNDS = {"memory_mb": (16, 1024 * 1024), "cpu_millis": (10, 256_000)}
 
 
 class ExplanationMissing(Missing):
@@ -129,7 +130,7 @@ def explain(
     """Where so many instances would go now, and what each host says. What is None is as in the app's last release.
 
     A request that differs from the last release is a new one whatever ``new_release`` says. Claims nothing.
-    Raises ReleaseInvalid, RulesInvalid.
+    Raises ReleaseInvalid, RulesInvalid, GlobalHasNoCount.
     """
     last = app.releases.defer("env").order_by("-number").first()
     base = last or Release()
@@ -138,7 +139,7 @@ def explain(
         cpu_millis=_bounded("cpu_millis", base.cpu_millis if cpu_millis is None else cpu_millis),
         placement=base.placement if placement is None else rules_checked(placement, app=app),
     )
-    count = _bounded("instances", instances if instances is not None else _size(app))
+    count = _count(app, release, instances)
     current = ReplicaSet.objects.filter(release=last).first() if last else None
     same = (release.memory_mb, release.cpu_millis, release.placement) == (
         base.memory_mb,
@@ -181,8 +182,14 @@ def _bounded(name: str, value: int) -> int:
     return value
 
 
-def _size(app: App) -> int:
-    """What a deploy takes where no number is given."""
+def _count(app: App, release: Release, asked: int | None) -> int:
+    """As a deploy takes it."""
+    if release.placement.get("global"):
+        if asked is not None:
+            raise GlobalHasNoCount("A global app runs once on every matching host: leave instances out.")
+        return candidates.matching(app.cluster_id, request_of(release, tenant_id=app.tenant_id)).count() or 1
+    if asked is not None:
+        return instances_checked(asked)
     return app.replica_sets.filter(wanted__gt=0).aggregate(size=Max("wanted"))["size"] or 1
 
 
@@ -279,7 +286,7 @@ def _store(app: App, by: str, code: str, instances: int | None, asked: ReleaseSe
         instances=instances,
         memory_mb=asked.memory_mb,
         cpu_millis=asked.cpu_millis,
-        placement=getattr(asked, "placement", None),
+        placement=asked.placement,
         new_release=True,
         limit=STORED_HOSTS,
     )

@@ -13,9 +13,10 @@ from apps.deployments.models.explanations import Explanation
 from apps.deployments.services import explain as module
 from apps.deployments.services.explain import BOUNDS, STORED_PER_APP, explain, shown
 from apps.deployments.services.placement import instances_place
-from apps.deployments.services.releases import ReleaseInvalid, ReleaseSettings
-from apps.deployments.services.rollouts import MAX_INSTANCES, rollout_start
+from apps.deployments.services.releases import MAX_INSTANCES, ReleaseInvalid, ReleaseSettings
+from apps.deployments.services.rollouts import rollout_start
 from apps.deployments.services.rules import RulesInvalid
+from apps.deployments.services.spread import GlobalHasNoCount
 from apps.hosts.models import Allocation
 
 
@@ -144,13 +145,22 @@ def test_the_quota_is_told(world):
     assert (explained.quota.asked["memory_mb"], explained.quota.left["memory_mb"]) == (400, 300)
 
 
-@pytest.mark.parametrize("name", BOUNDS)
-def test_numbers_out_of_bounds_are_refused_as_a_deploy_refuses_them(world, name):
-    for value in (BOUNDS[name][0] - 1, BOUNDS[name][1] + 1):
+@pytest.mark.parametrize(("name", "bounds"), [*BOUNDS.items(), ("instances", (1, MAX_INSTANCES))])
+def test_numbers_out_of_bounds_are_refused_as_a_deploy_refuses_them(world, name, bounds):
+    for value in (bounds[0] - 1, bounds[1] + 1):
         with pytest.raises(ReleaseInvalid) as caught:
             explain(world.app(f"app-{abs(value)}"), **{name: value})
         assert caught.value.extra["field"] == name
-    assert BOUNDS["instances"][1] == MAX_INSTANCES
+
+
+def test_a_global_app_is_asked_for_on_every_matching_host_and_has_no_count(world):
+    for disk in ("ssd", "ssd", "hdd"):
+        world.host(labels={"disk": disk})
+    app, rules = world.app(), {"global": True, "constraints": ["disk == ssd"]}
+    explained = explain(app, placement=rules)
+    assert (explained.asked.instances, explained.placed, len(set(_chosen(explained)))) == (2, 2, 2)
+    with pytest.raises(GlobalHasNoCount):
+        explain(app, placement=rules, instances=2)
 
 
 def test_a_bad_rule_is_refused(world):

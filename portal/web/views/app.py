@@ -21,7 +21,12 @@ from portal.web.texts import explain
 
 
 def _render(
-    request: MemberRequest, app: App, rights: Rights, form: DeployForm | None = None, status: int = 200
+    request: MemberRequest,
+    app: App,
+    rights: Rights,
+    form: DeployForm | None = None,
+    status: int = 200,
+    explanation: object = None,
 ) -> HttpResponse:
     release = last_release(app) if rights.deploy else None
     if form is None and rights.deploy:
@@ -32,6 +37,7 @@ def _render(
         "live": AppLive(app),
         "rights": rights,
         "form": form,
+        "explanation": explanation,
         "env_kept": sorted(release.env) if release else [],
         "registry": settings.REGISTRY_PUBLIC,
     }
@@ -79,7 +85,8 @@ def app_deploy(request: MemberRequest, slug: str) -> HttpResponse:
         raise
     except BerthError as error:
         form.add_refusal(error, DeployForm.REFUSALS)
-        return _render(request, app, rights, form, status=error.status)
+        kept = error.extra.get("explanation")
+        return _render(request, app, rights, form, status=error.status, explanation=kept)
     messages.success(
         request,
         _("Rollout %(number)d has begun: version %(version)s.")
