@@ -27,7 +27,7 @@ from apps.deployments.scheduler.weighers import ZONE
 from apps.deployments.selectors import apps_visible_to
 from apps.deployments.services import candidates
 from apps.deployments.services.placement import request_of
-from apps.deployments.services.releases import ReleaseInvalid, ReleaseSettings, instances_checked
+from apps.deployments.services.releases import ReleaseInvalid, ReleaseSettings
 from apps.deployments.services.rules import rules_checked
 from apps.deployments.services.spread import GlobalHasNoCount
 from apps.hosts.selectors import hosts_of
@@ -43,7 +43,7 @@ STORED_HOSTS = 100
 STORED_PER_APP = 20
 STORED_CODES = frozenset({"placement.no_host", "quota.exceeded", "placement.contended"})
 #: What a release may ask for; the services that do it check it again.
-BOUNDS = {"memory_mb": (16, 1024 * 1024), "cpu_millis": (10, 256_000)}
+BOUNDS = {"instances": (1, 500), "memory_mb": (16, 1024 * 1024), "cpu_millis": (10, 256_000)}
 
 
 class ExplanationMissing(Missing):
@@ -189,7 +189,7 @@ def _count(app: App, release: Release, asked: int | None) -> int:
             raise GlobalHasNoCount("A global app runs once on every matching host: leave instances out.")
         return candidates.matching(app.cluster_id, request_of(release, tenant_id=app.tenant_id)).count() or 1
     if asked is not None:
-        return instances_checked(asked)
+        return _bounded("instances", asked)
     return app.replica_sets.filter(wanted__gt=0).aggregate(size=Max("wanted"))["size"] or 1
 
 

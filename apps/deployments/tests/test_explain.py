@@ -13,7 +13,7 @@ from apps.deployments.models.explanations import Explanation
 from apps.deployments.services import explain as module
 from apps.deployments.services.explain import BOUNDS, STORED_PER_APP, explain, shown
 from apps.deployments.services.placement import instances_place
-from apps.deployments.services.releases import MAX_INSTANCES, ReleaseInvalid, ReleaseSettings
+from apps.deployments.services.releases import ReleaseInvalid, ReleaseSettings
 from apps.deployments.services.rollouts import rollout_start
 from apps.deployments.services.rules import RulesInvalid
 from apps.deployments.services.spread import GlobalHasNoCount
@@ -145,12 +145,17 @@ def test_the_quota_is_told(world):
     assert (explained.quota.asked["memory_mb"], explained.quota.left["memory_mb"]) == (400, 300)
 
 
-@pytest.mark.parametrize(("name", "bounds"), [*BOUNDS.items(), ("instances", (1, MAX_INSTANCES))])
+@pytest.mark.parametrize(("name", "bounds"), BOUNDS.items())
 def test_numbers_out_of_bounds_are_refused_as_a_deploy_refuses_them(world, name, bounds):
+    app = world.app()
+    world.push(app)
     for value in (bounds[0] - 1, bounds[1] + 1):
         with pytest.raises(ReleaseInvalid) as caught:
-            explain(world.app(f"app-{abs(value)}"), **{name: value})
+            explain(app, **{name: value})
         assert caught.value.extra["field"] == name
+        asked = {"instances": value} if name == "instances" else {"settings_": ReleaseSettings(**{name: value})}
+        refused = _refused(world, app, **asked)
+        assert (refused.code, refused.detail) == (caught.value.code, caught.value.detail)
 
 
 def test_a_global_app_is_asked_for_on_every_matching_host_and_has_no_count(world):
