@@ -8,9 +8,27 @@ import pytest
 
 from stack.journey import gateway_get, wait_for
 from stack.parts.python import manage
-from tests.e2e.test_whole_path import SMALL, _load, _published, app, owner  # noqa: F401 - fixtures
+from tests.e2e.test_whole_path import SMALL, _load, _published
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def owner(platform):
+    """Of the other tenant: the first one's quota of apps is what the other tests need."""
+    member = platform.member("rival", "owner")
+    member.login()
+    return member
+
+
+@pytest.fixture
+def app(owner, request):
+    slug = f"h{abs(hash(request.node.name)) % 10**8}"
+    owner.app_create("rival", slug)
+    owner.push_sample(slug, "1.0")
+    owner.version_wait(slug, "1.0")
+    yield slug
+    owner.undeploy(slug)
 
 
 def _availability(platform, host, availability):
@@ -21,7 +39,7 @@ def _availability(platform, host, availability):
     manage(platform.env, "shell", "--no-imports", "-c", code)
 
 
-def test_draining_a_host_under_load_fails_no_request(platform, owner, app):  # noqa: F811
+def test_draining_a_host_under_load_fails_no_request(platform, owner, app):
     owner.deploy(app, "1.0", instances=4, **SMALL)
     assert platform.labelled(0, app)
     try:
@@ -38,8 +56,8 @@ def test_draining_a_host_under_load_fails_no_request(platform, owner, app):  # n
 
 def test_a_host_that_is_cut_off_is_replaced_within_20_s_and_cleaned_within_10_s_of_its_return(
     platform,
-    owner,  # noqa: F811
-    app,  # noqa: F811
+    owner,
+    app,
 ):
     owner.deploy(app, "1.0", instances=4, **SMALL)
     stale = set(platform.labelled(0, app))

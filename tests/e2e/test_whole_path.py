@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 from kazoo.client import KazooClient
+from kazoo.exceptions import NoNodeError
 
 from stack.environment import ROOT
 from stack.journey import gateway_get, wait_for
@@ -39,15 +40,18 @@ def _published(platform, app):
     client = _zookeeper(platform)
     try:
         base = f"/caas/service/address/{app}"
-        if client.exists(base) is None:
-            return {}
-        return {
-            version: {
-                container: client.get(f"{base}/{version}/{container}")[0].decode()
-                for container in client.get_children(f"{base}/{version}")
-            }
-            for version in client.get_children(base)
-        }
+        while client.exists(base) is not None:
+            try:
+                return {
+                    version: {
+                        container: client.get(f"{base}/{version}/{container}")[0].decode()
+                        for container in client.get_children(f"{base}/{version}")
+                    }
+                    for version in client.get_children(base)
+                }
+            except NoNodeError:
+                continue  # unpublished between the listing and the reading: look again
+        return {}
     finally:
         client.stop()
         client.close()
