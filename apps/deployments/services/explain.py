@@ -1,9 +1,7 @@
 """Explain: what each host would say to a request, and where it would go, without doing it.
 
-The search of ``services.placement`` asks the database for hosts with room and looks at a window of them; here every
-host of the cluster goes through the filters, so that each has its reason or its scores. For a cluster that fits into
-that window the two agree, and a test holds them to it; in a larger one the search may be content with hosts that come
-near the best.
+Where it goes is decided by placement's own search, so that the two can't differ; a test holds them to it. Beside that
+every host of the cluster goes through the filters here, so that each has its reason or its scores.
 """
 
 from __future__ import annotations
@@ -21,12 +19,12 @@ from apps.core.errors import BerthError, Missing
 from apps.deployments.models import App, Release, ReplicaSet
 from apps.deployments.models.explanations import Explanation
 from apps.deployments.scheduler.filters import refusal
-from apps.deployments.scheduler.pipeline import Scorer, place
+from apps.deployments.scheduler.pipeline import Scorer
 from apps.deployments.scheduler.types import Candidate, Decision, Request
 from apps.deployments.scheduler.weighers import ZONE
 from apps.deployments.selectors import apps_visible_to
 from apps.deployments.services import candidates
-from apps.deployments.services.placement import request_of
+from apps.deployments.services.placement import Ask, request_of, search
 from apps.deployments.services.releases import ReleaseInvalid, ReleaseSettings
 from apps.deployments.services.rules import rules_checked
 from apps.deployments.services.spread import GlobalHasNoCount
@@ -148,28 +146,31 @@ def explain(
     )
     as_new = new_release or not same or current is None
     request = request_of(release, tenant_id=app.tenant_id, seed=str(current.pk) if current else "")
-    own = candidates.own_of(app.pk, None if as_new or current is None else current.pk)
+    # One that is to come has no instance yet, and so no id that an instance could have.
+    replica_set = ReplicaSet(app=app) if as_new or current is None else current
+    weights = app.cluster.weights
+    decision, _ = search(Ask(replica_set, count, request, weights), count)
+    own = candidates.own_of(app.pk, replica_set.pk)
     rows = hosts_of(app.cluster_id).values_list(*candidates.COLUMNS).iterator(2000)
     hosts = candidates.read(rows, own, candidates.neighbours_of(request))
-    held = candidates.in_zones(own)
-    weights = app.cluster.weights
-    decision = place(request, count, hosts, weights=weights, zones=held)
-    answers = _answers(request, hosts, weights, held, decision)
-    refused = Counter(one.reason for one in answers if one.reason)
+    answers = _answers(request, hosts, weights, candidates.in_zones(own), decision)
     by_id = {one.host_id: one for one in answers}
+    # A host may be removed between the search and this.
+    placed = [one for one in decision.placed if one.host_id in by_id]
+    refused = Counter(one.reason for one in answers if one.reason)
     quota = _quota(app.tenant_id, request, count)
     return Explained(
         asked=Asked(count, release.memory_mb, release.cpu_millis, release.placement, as_new),
-        fits=quota.fits and len(decision.placed) == count,
-        placed=len(decision.placed),
+        fits=quota.fits and len(placed) == count,
+        placed=len(placed),
         chosen=tuple(
             Chosen(by_id[one.host_id].number, one.host_id, by_id[one.host_id].name, _rounded(dict(one.scores)))
-            for one in decision.placed
+            for one in placed
         ),
         hosts_total=len(hosts),
         hosts_fitting=len(hosts) - refused.total(),
         refused=dict(sorted(refused.items())),
-        exhausted=dict(sorted((Counter(decision.refused) - refused).items())),
+        exhausted=dict(sorted(decision.refused.items())),
         quota=quota,
         hosts=tuple(answers[: max(1, min(limit, MAX_LISTED))]),
     )
@@ -201,12 +202,13 @@ def _answers(
     decision: Decision,
 ) -> list[HostAnswer]:
     """Chosen hosts first, then those that fit, the best first, then those that don't. No order follows names."""
-    refusals = {host.host_id: refusal(host, request) or "" for host in hosts}
+    given = Counter(one.host_id for one in decision.placed)
+    # The search chose a moment ago: what changed since makes no chosen host a refused one.
+    refusals = {host.host_id: "" if given[host.host_id] else refusal(host, request) or "" for host in hosts}
     fit = [host for host in hosts if not refusals[host.host_id]]
     scorer = Scorer(request, fit, weights)
     zones = {host.zone for host in fit}
     fewest = min((held[zone] for zone in zones), default=0)
-    given = Counter(one.host_id for one in decision.placed)
     turn = {pk: at for at, pk in enumerate(given)}
     scores: dict[int, dict[str, float]] = {}
     for host in fit:

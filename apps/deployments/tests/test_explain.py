@@ -12,7 +12,7 @@ from apps.deployments.models import Instance, Release, ReplicaSet
 from apps.deployments.models.explanations import Explanation
 from apps.deployments.services import explain as module
 from apps.deployments.services.explain import BOUNDS, STORED_PER_APP, explain, shown
-from apps.deployments.services.placement import instances_place
+from apps.deployments.services.placement import WINDOW, instances_place
 from apps.deployments.services.releases import ReleaseInvalid, ReleaseSettings
 from apps.deployments.services.rollouts import rollout_start
 from apps.deployments.services.rules import RulesInvalid
@@ -56,6 +56,25 @@ def test_what_explain_chooses_is_where_placement_puts_it(world, cluster, weights
         assert [one.scores for one in explained.chosen] == [one.why for one in placed]
         assert (explained.placed, explained.fits) == (count, True)
         assert len(before) + count == Instance.objects.count()
+
+
+@pytest.mark.parametrize("weights", [{}, {"binpack": 5, "free_memory": 0}, {"idle_cpu": 5}])
+@pytest.mark.parametrize("zones", [1, 3])
+def test_in_a_cluster_larger_than_one_page_of_the_search_they_agree_too(world, zones, weights):
+    world.cluster.weights = weights
+    world.cluster.save()
+    for n in range(3 * WINDOW):
+        labels = {"zone": f"z{n % zones}"} if zones > 1 else {}
+        world.host(labels=labels, memory_mb=4096 + 1024 * (n % 5), cpu_millis_claimed=700 * (n % 11))
+    for n in range(4):
+        replica_set = _replica_set(world, f"shop-{n}", memory_mb=200, cpu_millis=100)
+        explained = explain(replica_set.app, instances=3)
+        placed = instances_place(replica_set=replica_set, count=3)
+        assert [one.host_id for one in explained.chosen] == [one.host_id for one in placed]
+        assert [one.scores for one in explained.chosen] == [one.why for one in placed]
+        assert [one.instances for one in explained.hosts if one.instances] == list(
+            Counter(c.host_id for c in placed).values()
+        )
 
 
 @pytest.mark.parametrize(
