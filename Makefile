@@ -4,10 +4,10 @@ PYTHON := .venv/bin/python
 UV := .venv/bin/uv
 COMPILE := $(UV) pip compile --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links
 
-.PHONY: bench-placement help setup demo test fast fmt lint types imports migrations upgrade up down status clean clean-proof
+.PHONY: bench-hung-engines bench-placement help setup demo test fast fmt lint types imports migrations upgrade up down status clean clean-proof
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F '\t' '{printf "  %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F '\t' '{printf "  %-20s %s\n", $$1, $$2}'
 
 setup: ## install what is missing: Debian packages, .venv, front-end packages
 	bin/setup.sh
@@ -61,3 +61,6 @@ clean-proof: ## bin/demo --exit on a fresh Debian made by debootstrap (needs roo
 
 bench-placement: setup ## how fast placement commits at 100, 1,000 and 5,000 hosts (JSON; also in var/bench/)
 	@$(PYTHON) -m benchmarks.placement
+
+bench-hung-engines: setup ## how long a deploy takes while two other hosts' engines hang (needs root)
+	@$(PYTHON) -m benchmarks.hung_engines

@@ -14,23 +14,16 @@ import pytest
 
 from stack.joined import JoinedHost
 from stack.journey import gateway_get, wait_for
-from stack.parts.python import manage
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 NAME = "joined-9"
-OTHERS = ("host-1", "host-2")
-
-
-def _told(platform, code):
-    """What a few lines of Python print in the portal's process."""
-    return manage(platform.env, "shell", "--no-imports", "-c", code).strip().splitlines()[-1]
+OTHERS = (0, 1)
 
 
 @pytest.fixture(scope="module")
 def admin(platform):
     """The operators' API, by an API token of the admin's."""
-    made = _told(
-        platform,
+    made = platform.told(
         "from apps.tenants.models import User; from apps.tenants.services.tokens import token_create; "
         "print(token_create(user=User.objects.get(username='admin'), name='e2e')[1])",
     )
@@ -66,8 +59,7 @@ def joined(platform, admin, tmp_path_factory):
 def certificates(platform, tmp_path_factory):
     """The platform's own client certificate, as Docker's command wants it: ca.pem, cert.pem, key.pem."""
     told = json.loads(
-        _told(
-            platform,
+        platform.told(
             "import json; from apps.hosts.services.authority import client_material as m; x = m(); "
             "print(json.dumps({'ca': x.ca, 'cert': x.certificate, 'key': x.key}))",
         )
@@ -164,12 +156,15 @@ def test_a_report_brings_fresh_samples(admin, joined):
 
 
 @pytest.fixture
-def only_the_joined(admin, joined):
-    for name in OTHERS:
-        assert admin.post(f"/hosts/{name}/availability/", json={"availability": "cordoned"}).status_code == 200
+def only_the_joined(platform, admin, joined):
+    def make(availability):
+        for other in OTHERS:
+            url = f"/hosts/{platform.hosts[other].name}/availability/"
+            assert admin.post(url, json={"availability": availability}).status_code == 200
+
+    make("cordoned")
     yield
-    for name in OTHERS:
-        assert admin.post(f"/hosts/{name}/availability/", json={"availability": "active"}).status_code == 200
+    make("active")
 
 
 def _peer_serial(joined):
@@ -179,9 +174,9 @@ def _peer_serial(joined):
 
 
 def test_an_app_runs_on_while_the_hosts_certificate_is_renewed(platform, admin, joined, certificates, only_the_joined):
-    owner = platform.member("acme", "owner")
+    owner = platform.member("fleet", "owner")
     owner.login()
-    owner.app_create("acme", "renewal")
+    owner.app_create("fleet", "renewal")
     owner.push_sample("renewal", "1.0")
     owner.version_wait("renewal", "1.0")
     rollout = owner.deploy("renewal", "1.0", instances=1, memory_mb=64, cpu_millis=50)
@@ -190,8 +185,7 @@ def test_an_app_runs_on_while_the_hosts_certificate_is_renewed(platform, admin, 
         (instance,) = owner.instances("renewal")
         assert gateway_get(platform.env, "renewal").status_code == 200
 
-        _told(
-            platform,
+        platform.told(
             "from datetime import timedelta; from django.utils.timezone import now; "
             "from apps.hosts.models import HostIdentity; "
             f"print(HostIdentity.objects.filter(host__name='{NAME}')"
