@@ -102,6 +102,10 @@ def database(url: str) -> dict[str, Any]:
     else:
         options = config.setdefault("OPTIONS", {})
         options.setdefault("connect_timeout", 5)
+        # What is asked again and again is parsed once per connection: 7 % of a placement's time. A pooler between us
+        # and PostgreSQL must know prepared statements (PgBouncer does from 1.21), or this is 0 in the URL.
+        options["prepare_threshold"] = int(options.get("prepare_threshold", 5)) or None
+        options["server_side_binding"] = options["prepare_threshold"] is not None
         pool = env.int("BERTH_DATABASE_POOL", default=0)
         if pool:
             # Under ASGI each request has a thread, and so a connection, of its own: they must come from a bounded

@@ -71,7 +71,10 @@ class Instance(Leased):
     class Meta:
         ordering = ("-id",)
         indexes = (
-            models.Index(fields=["app", "released"]),  # an app's pass, and its page
+            # An app's pass, its page, and each of its placements, which reads nothing but these columns.
+            models.Index(
+                fields=["app"], include=["host", "replica_set"], condition=Q(released=False), name="instance_of_app"
+            ),
             models.Index(fields=["host", "status"], condition=Q(released=False), name="instance_on_host"),
             models.Index(fields=["status"], condition=Q(released=False), name="instance_unfinished"),
         )

@@ -21,6 +21,7 @@ from zlib import crc32
 from django.conf import settings
 from django.db import transaction
 
+from apps.core import compiled
 from apps.core.clock import after
 from apps.core.errors import Conflict
 from apps.deployments.models import App, Instance, Release, ReplicaSet
@@ -231,7 +232,7 @@ def _write(ask: Ask, wanted: tuple[Placed, ...], ports: Ports) -> list[Instance]
             for one in instances
         ]
     )
-    Instance.objects.bulk_create(instances)
+    compiled.insert(instances)
     return instances
 
 

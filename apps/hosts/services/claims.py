@@ -54,7 +54,7 @@ def claim(*, claims: Sequence[Claim]) -> None:
         _take_one(claims[0])
     else:
         _take_many(claims)
-    Allocation.objects.bulk_create(
+    held = [
         Allocation(
             host_id=item.host_id,
             owner=item.owner,
@@ -63,11 +63,11 @@ def claim(*, claims: Sequence[Claim]) -> None:
             cpu_millis=item.cpu_millis,
         )
         for item in claims
-    )
+    ]
+    ports = [PortAllocation(host_id=item.host_id, owner=item.owner, port=item.port) for item in claims]
+    compiled.insert(held)
     try:
-        PortAllocation.objects.bulk_create(
-            PortAllocation(host_id=item.host_id, owner=item.owner, port=item.port) for item in claims
-        )
+        compiled.insert(ports)
     except IntegrityError:
         raise Contended from None
 
