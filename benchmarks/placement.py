@@ -141,7 +141,7 @@ def run(sizes: Sequence[int], rounds: int, scale: float) -> tuple[dict[str, floa
                         case = Case(hosts, fill, workers, batch)
                         # No more than a third of what is free, or the case would not be the one that it says.
                         room = int(hosts * SLOTS * (1 - fill) / 3 / batch) - 3 * workers
-                        calls = max(workers, min(int((800 if batch == 1 else 60) * scale), room))
+                        calls = max(workers, min(int((800 if batch == 1 else 160) * scale), room))
                         instances = make(hosts, fill)
                         result = measure(case, calls)
                         found.setdefault(case, []).append(result)

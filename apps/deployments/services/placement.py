@@ -1,10 +1,11 @@
 """Placement: one transaction claims quota, memory, CPU and ports, and creates the instances.
 
 In three steps. **Search**: candidates are read without a lock and the pipeline decides. **Confirm**: the tenant's
-quota is taken; for one instance that is all, for more (or after a lost race) the chosen hosts are locked in the order
-of their ids, and those whose generation moved since are put through the filters again. **Write**: the hosts' counters
-are moved, on the condition that they are in service and have that much left; then allocations, ports and instances are
-inserted. Whoever loses a host or a port on the way rolls back and searches anew.
+quota is taken, and ports are guessed; after a lost race, and where instances must not share a host, the chosen hosts
+are locked in the order of their ids, and those whose generation moved since are put through the filters again.
+**Write**: instances and allocations are inserted; then the hosts' counters are moved, on the condition that they are
+in service and have that much left, and the ports inserted: hosts last, since everybody wants the same few, and whoever
+holds one keeps the others waiting until the commit. Whoever loses a host or a port rolls back and searches anew.
 
 The order in which rows are locked is everybody's: app, quota, hosts by id, their ports.
 """
@@ -169,17 +170,28 @@ def search(ask: Ask, count: int) -> tuple[Decision, dict[int, Candidate]]:
 
 
 def _ports_guessed(ask: Ask, wanted: tuple[Placed, ...], seen: Mapping[int, Candidate]) -> Ports | None:
-    """A port for the one instance, without a lock and a look; None where that may well go wrong.
+    """Ports chosen without a lock; None where that may well go wrong.
 
-    That it is free, its constraint says; that the host has room, the swap's conditions say. Placers at the same time
-    guess differently, so that those who chose the same host only follow each other.
+    That they are free, their constraint says; that the hosts have room, the swap's conditions say. Placers at the same
+    time guess differently, so that those who chose the same host only follow each other.
     """
-    host = seen[wanted[0].host_id]
-    low, high, _ = host.ports
-    size = high - low + 1
-    if len(wanted) > 1 or ask.request.rules.one_per_host or host.ports_free * 2 < size:
+    if ask.request.rules.one_per_host:
         return None
-    return {host.host_id: [low + crc32(uuid4().bytes) % size]}
+    if len(wanted) == 1:
+        low, high, _ = seen[wanted[0].host_id].ports
+        size = high - low + 1
+        if seen[wanted[0].host_id].ports_free * 2 < size:
+            return None
+        return {wanted[0].host_id: [low + crc32(uuid4().bytes) % size]}
+    counts = Counter(one.host_id for one in wanted)
+    taken = ports_taken(counts)
+    ports = {}
+    for pk, number in counts.items():
+        low, high, _ = seen[pk].ports
+        ports[pk] = next_ports(low, high, low + crc32(uuid4().bytes) % (high - low + 1), taken[pk], number)
+        if len(ports[pk]) < number:
+            return None
+    return ports
 
 
 def _ports_confirmed(ask: Ask, wanted: tuple[Placed, ...], seen: Mapping[int, Candidate]) -> Ports:
@@ -226,13 +238,13 @@ def _write(ask: Ask, wanted: tuple[Placed, ...], ports: Ports) -> list[Instance]
         for one in wanted
     ]
     request = ask.request
+    compiled.insert(instances)
     claim(
         claims=[
             Claim(one.uid, ask.app.tenant_id, one.host_id, request.memory_mb, request.cpu_millis, one.port)
             for one in instances
         ]
     )
-    compiled.insert(instances)
     return instances
 
 

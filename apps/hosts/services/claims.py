@@ -45,27 +45,29 @@ def hosts_locked(host_ids: Collection[int], columns: Sequence[str]) -> list[tupl
 def claim(*, claims: Sequence[Claim]) -> None:
     """Take from the hosts, on the condition that they have that much left, and write down who has it.
 
-    Where the caller holds the hosts' locks this holds at the first try; else the conditions decide.
+    Where the caller holds the hosts' locks this holds at the first try; else the conditions decide. The hosts are
+    locked as late as can be.
     Raises Contended; nothing is half done once the caller rolls back.
     """
+    compiled.insert(
+        [
+            Allocation(
+                host_id=item.host_id,
+                owner=item.owner,
+                tenant_id=item.tenant_id,
+                memory_mb=item.memory_mb,
+                cpu_millis=item.cpu_millis,
+            )
+            for item in claims
+        ]
+    )
+    ports = [PortAllocation(host_id=item.host_id, owner=item.owner, port=item.port) for item in claims]
     # Hosts before their ports, as those do who lock the hosts to choose ports: the other way round one that holds a
     # port and wants the host, and one that holds the host and wants that port, would wait for each other.
     if len(claims) == 1:
         _take_one(claims[0])
     else:
         _take_many(claims)
-    held = [
-        Allocation(
-            host_id=item.host_id,
-            owner=item.owner,
-            tenant_id=item.tenant_id,
-            memory_mb=item.memory_mb,
-            cpu_millis=item.cpu_millis,
-        )
-        for item in claims
-    ]
-    ports = [PortAllocation(host_id=item.host_id, owner=item.owner, port=item.port) for item in claims]
-    compiled.insert(held)
     try:
         compiled.insert(ports)
     except IntegrityError:
@@ -87,6 +89,8 @@ def _take_many(claims: Sequence[Claim]) -> None:
     by_host: dict[int, list[Claim]] = defaultdict(list)
     for item in claims:
         by_host[item.host_id].append(item)
+    # An update of many rows locks them in no order that one can rely on.
+    hosts_locked(by_host, ("pk",))
     # Hosts that take the same go in one statement; of replicas of one app all but a few do.
     groups: dict[tuple[int, int, int], list[int]] = defaultdict(list)
     for host_id, items in by_host.items():
