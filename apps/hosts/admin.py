@@ -10,14 +10,17 @@ from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import ObjectDoesNotExist
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
+from django.urls import reverse
 from unfold.admin import ModelAdmin
+from unfold.decorators import action, display
+from unfold.widgets import UnfoldAdminIntegerFieldWidget, UnfoldAdminTextareaWidget
 
 from apps.core.admin import ReadOnlyAdmin, save_changed
 from apps.core.clock import now
 from apps.hosts.models import Allocation, Authority, Cluster, Host, JoinToken, PortAllocation
-from apps.hosts.operators import CHANGE_HOSTS, REMOVE_HOSTS, REVOKE_TOKENS
+from apps.hosts.operators import CHANGE_HOSTS, MAKE_TOKENS, REMOVE_HOSTS, REVOKE_TOKENS
 from apps.hosts.samples import fresh_samples
 from apps.hosts.services.hosts import (
     HostInUse,
@@ -37,7 +40,12 @@ _SHOWN_INSTANCES = 5
 class HostForm(forms.ModelForm):  # type: ignore[type-arg]
     """The private key is write-only: it is never shown, and an empty field keeps the one that is stored."""
 
-    tls_key = forms.CharField(required=False, widget=forms.Textarea(attrs={"autocomplete": "off"}))
+    tls_key = forms.CharField(
+        label="TLS key",
+        required=False,
+        help_text="PEM of the client certificate's key. It is never shown; empty keeps the stored one.",
+        widget=UnfoldAdminTextareaWidget(attrs={"autocomplete": "off", "rows": 4}),
+    )
 
     class Meta:
         model = Host
@@ -59,6 +67,17 @@ class HostForm(forms.ModelForm):  # type: ignore[type-arg]
             "port_max",
             "availability",
         )
+        labels = {
+            "engine_url": "Engine",
+            "tls_ca": "TLS authority",
+            "tls_certificate": "TLS certificate",
+            "memory_mb": "Memory (MiB)",
+            "cpu_millis": "CPU (thousandths of a core)",
+            "memory_mb_reserve": "Memory reserve (MiB)",
+            "cpu_millis_reserve": "CPU reserve (thousandths of a core)",
+            "port_min": "First port",
+            "port_max": "Last port",
+        }
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
@@ -112,16 +131,15 @@ class HostAdmin(ModelAdmin):  # type: ignore[misc]
         "name",
         "cluster",
         "zone",
-        "status",
-        "availability",
-        "disk_pressure",
+        "seen",
+        "service",
         "address",
         "memory_claimed",
         "cpu_claimed",
         "measured",
-        "certificate_until",
         "last_seen_at",
         "last_error",
+        "certificate_until",
     )
     list_select_related = ("cluster", "identity")
     list_filter = (Removed, "status", "availability", "disk_pressure", "cluster")
@@ -141,6 +159,7 @@ class HostAdmin(ModelAdmin):  # type: ignore[misc]
         "last_error",
     )
     actions = ("cordon", "drain", "uncordon", "remove")
+    actions_list = ("join",)
 
     def get_fields(self, request: HttpRequest, obj: Host | None = None) -> list[str]:
         """Whoever may only look gets no form, and so no field that keeps the key to itself. A host that joined has no
@@ -175,6 +194,29 @@ class HostAdmin(ModelAdmin):  # type: ignore[misc]
 
     def has_remove_permission(self, request: HttpRequest) -> bool:
         return operates(request.user, REMOVE_HOSTS)
+
+    def has_join_permission(self, request: HttpRequest) -> bool:
+        return operates(request.user, MAKE_TOKENS)
+
+    @action(description="Join a machine", url_path="join", permissions=["join"])  # type: ignore[untyped-decorator]
+    def join(self, request: HttpRequest) -> HttpResponse:
+        return HttpResponseRedirect(reverse("admin:hosts_jointoken_add"))
+
+    @display(  # type: ignore[untyped-decorator]
+        description="status",
+        ordering="status",
+        label={"Ready": "success", "Joining": "info", "Suspect": "warning", "Down": "danger"},
+    )
+    def seen(self, host: Host) -> str:
+        return host.get_status_display()
+
+    @display(  # type: ignore[untyped-decorator]
+        description="in service",
+        ordering="availability",
+        label={"Active": "success", "Cordoned": "warning", "Draining": "warning", "Disk nearly full": "danger"},
+    )
+    def service(self, host: Host) -> str:
+        return "Disk nearly full" if host.disk_pressure else host.get_availability_display()
 
     @admin.display(description="memory claimed")
     def memory_claimed(self, host: Host) -> str:
@@ -238,12 +280,20 @@ def _joined(host: Host) -> bool:
 
 class JoinTokenForm(forms.ModelForm):  # type: ignore[type-arg]
     valid_minutes = forms.IntegerField(
-        min_value=1, max_value=MAX_VALID_S // 60, initial=VALID_S // 60, help_text="how long the command may be used"
+        min_value=1,
+        max_value=MAX_VALID_S // 60,
+        initial=VALID_S // 60,
+        help_text="how long the command may be used",
+        widget=UnfoldAdminIntegerFieldWidget,
     )
 
     class Meta:
         model = JoinToken
         fields = ("cluster", "labels", "memory_mb_reserve", "cpu_millis_reserve")
+        labels = {
+            "memory_mb_reserve": "Memory reserve (MiB)",
+            "cpu_millis_reserve": "CPU reserve (thousandths of a core)",
+        }
 
 
 @admin.register(JoinToken)

@@ -318,6 +318,21 @@ def test_hosts_are_set_aside_and_removed_in_the_admin_and_never_deleted(world, s
     assert host.status == "removed"
 
 
+def test_the_list_of_hosts_leads_who_may_make_tokens_to_where_machines_join(world, staff, client):
+    join, listed = reverse("admin:hosts_host_join"), reverse("admin:hosts_host_changelist")
+    world.host(disk_pressure=True)
+    page = staff.get(listed).content.decode()
+    assert join in page
+    assert "Disk nearly full" in page
+    assert staff.get(join).url == reverse("admin:hosts_jointoken_add")
+    world.bob.is_staff = True
+    world.bob.save()
+    world.bob.user_permissions.add(Permission.objects.get(codename="view_host"))
+    client.force_login(world.bob)
+    assert join not in client.get(listed).content.decode()
+    assert client.get(join).status_code == 403
+
+
 def test_removed_hosts_are_hidden_until_they_are_asked_for(world, staff):
     world.host(name="gone", status="removed")
     world.host(name="here")
