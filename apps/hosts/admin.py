@@ -9,7 +9,7 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import ObjectDoesNotExist
-from django.db.models import QuerySet
+from django.db.models import F, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
@@ -182,7 +182,8 @@ class HostAdmin(ModelAdmin):  # type: ignore[misc]
         if change and "availability" in form.changed_data:
             host_set_availability(host=obj, availability=obj.availability, by=person(request.user).get_username())
         save_changed(obj, form, change)
-        Host.objects.filter(pk=obj.pk).update(**ratios(obj.cluster))
+        # A placement that read the host before this looks at it again.
+        Host.objects.filter(pk=obj.pk).update(**ratios(obj.cluster), generation=F("generation") + 1)
         host_look(host=obj)
 
     def has_delete_permission(self, request: HttpRequest, obj: object | None = None) -> bool:

@@ -12,8 +12,9 @@ from django import forms
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from apps.deployments.models import Release
+from apps.deployments.models import App, Release
 from apps.deployments.services.explain import reasons, shown
+from apps.tenants.permissions import Viewer
 from portal.web.forms import Styled
 from portal.web.texts import WEIGHERS, reason_of_host
 
@@ -122,8 +123,8 @@ class QuotaRow:
 class Answer:
     """``plain`` is ``Explained.plain()``, or what was kept of one."""
 
-    def __init__(self, plain: Mapping[str, Any], *, names: bool) -> None:
-        told = shown(plain, names=names)
+    def __init__(self, plain: Mapping[str, Any], *, app: App, viewer: Viewer) -> None:
+        told = shown(plain, app=app, viewer=viewer)
         self.asked: Mapping[str, Any] = told["asked"]
         self.cpu = f"{self.asked['cpu_millis'] / 1000:g}"
         self.fits: bool = told["fits"]
@@ -139,7 +140,8 @@ class Answer:
                 ("memory_mb", _("Memory (MiB)")),
                 ("cpu_millis", _("CPU (thousandths of a core)")),
             )
-            for left in (told["quota"]["left"][key],)
+            # Whoever was granted this app only hears nothing of what the tenant has left.
+            if (left := told["quota"]["left"].get(key)) is not None
         ]
         fit = [one for one in told["hosts"] if not one["reason"]]
         told_of = [name for name in WEIGHERS if _tells(name, fit)]
@@ -153,7 +155,7 @@ class Answer:
             ReasonRow(
                 reason_of_host(reason),
                 count,
-                [one["name"] for one in told["hosts"] if names and one["reason"] == reason],
+                [one["name"] for one in told["hosts"] if one["name"] and one["reason"] == reason],
             )
             for reason, count in reasons(told)
         ]

@@ -142,4 +142,4 @@ def test_saving_a_host_changes_what_was_typed_and_not_what_the_loop_wrote_meanwh
     monkeypatch.setattr(hosts_admin, "save_changed", late)
     assert staff.post(reverse("admin:hosts_host_change", args=[host.pk]), form).status_code == 302
     host.refresh_from_db()
-    assert (host.memory_mb, host.availability, host.memory_mb_claimed, host.generation) == (2048, "cordoned", 256, 7)
+    assert (host.memory_mb, host.availability, host.memory_mb_claimed, host.generation) == (2048, "cordoned", 256, 8)

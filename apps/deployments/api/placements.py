@@ -9,6 +9,7 @@ from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.throttling import UserRateThrottle
 from rest_framework.views import APIView
 
 from apps.deployments.api.serializers import PlacementRules
@@ -22,7 +23,7 @@ from apps.deployments.services.explain import (
     shown,
     stored_plain,
 )
-from apps.tenants.permissions import Viewer, operates
+from apps.tenants.permissions import Viewer
 
 
 class ExplainInput(serializers.Serializer[Any]):
@@ -68,6 +69,8 @@ class HostAnswerSerializer(serializers.Serializer[Any]):
 
 
 class QuotaAnswerSerializer(serializers.Serializer[Any]):
+    """``left`` is empty for whoever is no member of the tenant."""
+
     asked = serializers.DictField(child=serializers.IntegerField())
     left = serializers.DictField(child=serializers.IntegerField())
     fits = serializers.BooleanField()
@@ -99,13 +102,22 @@ class ExplanationSerializer(ExplainedSerializer):
 
 
 def _body(viewer: Viewer, app: App, plain: Mapping[str, Any]) -> dict[str, Any]:
-    body = shown(plain, names=operates(viewer, "hosts.view_host"))
+    body = shown(plain, app=app, viewer=viewer)
     for key in ("chosen", "hosts"):
         body[key] = [{**one, "host": one["name"] or f"host {one['number']}"} for one in body[key]]
     return {**body, "app": app.slug}
 
 
+class ExplainThrottle(UserRateThrottle):
+    """Each answer has every host of the cluster go through the filters. The portal's page counts with it."""
+
+    scope = "placements-explain"
+    rate = "60/min"
+
+
 class PlacementExplain(APIView):
+    throttle_classes = [ExplainThrottle]
+
     @extend_schema(operation_id="placements_explain", request=ExplainInput, responses=ExplainedSerializer)
     def post(self, request: Request) -> Response:
         """Where it would run, and what each host says to it. Nothing is placed, claimed or kept."""
@@ -113,7 +125,7 @@ class PlacementExplain(APIView):
         given.is_valid(raise_exception=True)
         asked = dict(given.validated_data)
         app = app_visible_to(request.user, asked.pop("app"))
-        plain = explain(app, **asked).plain()
+        plain = explain(app, viewer=request.user, **asked).plain()
         return Response(ExplainedSerializer(_body(request.user, app, plain)).data)
 
 

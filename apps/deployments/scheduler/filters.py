@@ -11,6 +11,7 @@ from collections.abc import Callable
 from apps.deployments.scheduler.types import Candidate, Request
 
 Filter = Callable[[Candidate, Request], str | None]
+DEDICATED = "dedicated to another tenant"
 
 
 def status(host: Candidate, request: Request) -> str | None:
@@ -26,7 +27,7 @@ def disk(host: Candidate, request: Request) -> str | None:
 
 
 def dedicated(host: Candidate, request: Request) -> str | None:
-    return None if host.dedicated_to in (None, request.tenant_id) else "dedicated to another tenant"
+    return None if host.dedicated_to in (None, request.tenant_id) else DEDICATED
 
 
 def labels(host: Candidate, request: Request) -> str | None:
@@ -66,11 +67,12 @@ def ports(host: Candidate, request: Request) -> str | None:
 
 
 #: In the order in which reasons are told: whether the host is there at all, whether it is meant, whether it has room.
+#: Of a host that is another tenant's nothing else is told.
 FILTERS: tuple[Filter, ...] = (
+    dedicated,
     status,
     availability,
     disk,
-    dedicated,
     labels,
     engine,
     beside,

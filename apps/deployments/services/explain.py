@@ -18,7 +18,7 @@ from django.db.models import Max, QuerySet
 from apps.core.errors import BerthError, Missing
 from apps.deployments.models import App, Release, ReplicaSet
 from apps.deployments.models.explanations import Explanation
-from apps.deployments.scheduler.filters import refusal
+from apps.deployments.scheduler.filters import DEDICATED, refusal
 from apps.deployments.scheduler.pipeline import Scorer
 from apps.deployments.scheduler.types import Candidate, Decision, Request
 from apps.deployments.scheduler.weighers import ZONE
@@ -29,7 +29,8 @@ from apps.deployments.services.releases import ReleaseInvalid, ReleaseSettings
 from apps.deployments.services.rules import rules_checked
 from apps.deployments.services.spread import GlobalHasNoCount
 from apps.hosts.selectors import hosts_of
-from apps.tenants.permissions import Viewer
+from apps.tenants.models import User
+from apps.tenants.permissions import Viewer, operates, role_in
 from apps.tenants.selectors import quota_of
 
 log = structlog.get_logger(__name__)
@@ -118,6 +119,7 @@ class Explained:
 def explain(
     app: App,
     *,
+    viewer: Viewer,
     instances: int | None = None,
     memory_mb: int | None = None,
     cpu_millis: int | None = None,
@@ -135,7 +137,7 @@ def explain(
     release = Release(
         memory_mb=_bounded("memory_mb", base.memory_mb if memory_mb is None else memory_mb),
         cpu_millis=_bounded("cpu_millis", base.cpu_millis if cpu_millis is None else cpu_millis),
-        placement=base.placement if placement is None else rules_checked(placement, app=app),
+        placement=base.placement if placement is None else rules_checked(placement, app=app, viewer=viewer),
     )
     count = _count(app, release, instances)
     current = ReplicaSet.objects.filter(release=last).first() if last else None
@@ -184,11 +186,12 @@ def _bounded(name: str, value: int) -> int:
 
 
 def _count(app: App, release: Release, asked: int | None) -> int:
-    """As a deploy takes it."""
+    """As a deploy takes it; of a global app no more than can be shown."""
     if release.placement.get("global"):
         if asked is not None:
             raise GlobalHasNoCount("A global app runs once on every matching host: leave instances out.")
-        return candidates.matching(app.cluster_id, request_of(release, tenant_id=app.tenant_id)).count() or 1
+        meant = candidates.matching(app.cluster_id, request_of(release, tenant_id=app.tenant_id)).count()
+        return max(1, min(meant, BOUNDS["instances"][1]))
     if asked is not None:
         return _bounded("instances", asked)
     return app.replica_sets.filter(wanted__gt=0).aggregate(size=Max("wanted"))["size"] or 1
@@ -246,17 +249,28 @@ def _quota(tenant_id: int, request: Request, count: int) -> QuotaAnswer:
     return QuotaAnswer(asked, left, all(asked[key] <= left[key] for key in asked))
 
 
-def shown(plain: Mapping[str, Any], *, names: bool) -> dict[str, Any]:
-    """What may be shown of ``Explained.plain()``: no host's id, and its name only where ``names``."""
+def shown(plain: Mapping[str, Any], *, app: App, viewer: Viewer) -> dict[str, Any]:
+    """What the viewer may see of ``Explained.plain()``.
+
+    No host's id. Names of hosts, and hosts of other tenants as more than a number, are for operators. Whoever was only
+    granted this app hears nothing of the tenant's quota but whether it fits.
+    """
+    operator = operates(viewer, "hosts.view_host")
+    member = operator or role_in(viewer, app.tenant_id) is not None
 
     def hidden(one: Mapping[str, Any]) -> dict[str, Any]:
         kept = {key: value for key, value in one.items() if key not in ("host_id", "name")}
-        return {**kept, "name": one["name"] if names else ""}
+        return {**kept, "name": one["name"] if operator else ""}
 
     return {
         **plain,
         "chosen": [hidden(one) for one in plain["chosen"]],
-        "hosts": [{**hidden(one), "score": round(sum(one["scores"].values()), 3)} for one in plain["hosts"]],
+        "hosts": [
+            {**hidden(one), "score": round(sum(one["scores"].values()), 3)}
+            for one in plain["hosts"]
+            if operator or one["reason"] != DEDICATED
+        ],
+        "quota": plain["quota"] if member else {**plain["quota"], "left": {}},
     }
 
 
@@ -264,7 +278,7 @@ def shown(plain: Mapping[str, Any], *, names: bool) -> dict[str, Any]:
 
 
 def refusal_explained(
-    *, app: App, by: str, error: BerthError, instances: int | None, settings_: ReleaseSettings
+    *, app: App, by: User, error: BerthError, instances: int | None, settings_: ReleaseSettings
 ) -> int | None:
     """Store why a deploy was refused, and put the id into ``error.extra``. None where there is nothing to explain.
 
@@ -282,9 +296,10 @@ def refusal_explained(
     return pk
 
 
-def _store(app: App, by: str, code: str, instances: int | None, asked: ReleaseSettings) -> int:
+def _store(app: App, by: User, code: str, instances: int | None, asked: ReleaseSettings) -> int:
     explained = explain(
         app,
+        viewer=by,
         instances=instances,
         memory_mb=asked.memory_mb,
         cpu_millis=asked.cpu_millis,
@@ -295,7 +310,7 @@ def _store(app: App, by: str, code: str, instances: int | None, asked: ReleaseSe
     result = explained.plain()
     result["chosen"] = result["chosen"][:STORED_HOSTS]
     request = result.pop("asked")
-    stored = Explanation.objects.create(app=app, asked_by=by, code=code, request=request, result=result)
+    stored = Explanation.objects.create(app=app, asked_by=by.username, code=code, request=request, result=result)
     newest = Explanation.objects.filter(app=app).order_by("-pk").values_list("pk", flat=True)[:STORED_PER_APP]
     Explanation.objects.filter(app=app).exclude(pk__in=list(newest)).delete()
     return stored.pk

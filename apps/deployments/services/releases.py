@@ -52,7 +52,7 @@ def release_create(*, app: App, version: Version, asked: ReleaseSettings, by: Us
     """The app's next release; part of a transaction that holds the app's row. Raises ReleaseInvalid."""
     last = app.releases.order_by("-number").first()
     base = last or Release(container_port=8080, memory_mb=256, cpu_millis=100, health_path="/_ping", stop_grace_s=10)
-    placement = rules_checked(asked.placement, app=app) if asked.placement is not None else base.placement
+    placement = rules_checked(asked.placement, app=app, viewer=by) if asked.placement is not None else base.placement
     release = Release(
         app=app,
         number=(last.number if last else 0) + 1,

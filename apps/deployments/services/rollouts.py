@@ -43,7 +43,7 @@ def rollout_start(
         return _start(app, version, by, instances, settings_ or ReleaseSettings())
     except BerthError as error:
         kept = refusal_explained(
-            app=app, by=by.username, error=error, instances=instances, settings_=settings_ or ReleaseSettings()
+            app=app, by=by, error=error, instances=instances, settings_=settings_ or ReleaseSettings()
         )
         events.record(
             "rollout.refused",

@@ -9,7 +9,9 @@ from apps.core.errors import Invalid
 from apps.deployments.models import App
 from apps.deployments.scheduler.constraints import HELP, parse
 from apps.deployments.scheduler.types import Rules
+from apps.deployments.selectors import apps_visible_to
 from apps.hosts.engines_version import number_of
+from apps.tenants.permissions import Viewer
 
 MAX_CONSTRAINTS = 16
 MAX_BESIDE = 8
@@ -21,10 +23,11 @@ class RulesInvalid(Invalid):
     code = "placement.rules_invalid"
 
 
-def rules_checked(asked: Mapping[str, Any], *, app: App) -> dict[str, Any]:
+def rules_checked(asked: Mapping[str, Any], *, app: App, viewer: Viewer) -> dict[str, Any]:
     """The rules as they are stored: every key known, every text in its one form, defaults left out.
 
-    Raises RulesInvalid. An app to be beside must be one of the same tenant; others are not told from missing ones.
+    Raises RulesInvalid. An app to be beside must be one of the same tenant that the viewer sees; others are not told
+    from missing ones.
     """
     unknown = sorted(set(asked) - set(KEYS))
     if unknown:
@@ -38,7 +41,8 @@ def rules_checked(asked: Mapping[str, Any], *, app: App) -> dict[str, Any]:
         except ValueError as error:
             raise RulesInvalid(str(error), field="placement") from None
     if beside := _texts(asked, "affinity", MAX_BESIDE):
-        known = set(App.objects.filter(tenant_id=app.tenant_id, slug__in=beside).values_list("slug", flat=True))
+        apps = apps_visible_to(viewer).filter(tenant_id=app.tenant_id, slug__in=beside)
+        known = set(apps.values_list("slug", flat=True))
         for slug in beside:
             if slug not in known or slug == app.slug:
                 raise RulesInvalid(

@@ -5,19 +5,27 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from django.contrib.auth.models import Permission
+from guardian.shortcuts import assign_perm
 
 from apps.core.errors import BerthError
 from apps.core.models import Event
 from apps.deployments.models import Instance, Release, ReplicaSet
 from apps.deployments.models.explanations import Explanation
 from apps.deployments.services import explain as module
-from apps.deployments.services.explain import BOUNDS, STORED_PER_APP, explain, shown
+from apps.deployments.services.explain import BOUNDS, STORED_PER_APP, shown
 from apps.deployments.services.placement import WINDOW, instances_place
 from apps.deployments.services.releases import ReleaseInvalid, ReleaseSettings
 from apps.deployments.services.rollouts import rollout_start
 from apps.deployments.services.rules import RulesInvalid
 from apps.deployments.services.spread import GlobalHasNoCount
 from apps.hosts.models import Allocation
+
+
+def explain(app, **asked):
+    """As the tenant's owner asks."""
+    owner = app.tenant.memberships.get(role="owner").user
+    return module.explain(app, viewer=owner, **asked)
 
 
 def _replica_set(world, slug="shop", **values):
@@ -194,11 +202,51 @@ def test_a_bad_rule_is_refused(world):
 
 def test_names_and_ids_are_left_out_for_those_who_may_not_see_them(world):
     world.host(name="secret-name")
-    plain = explain(world.app()).plain()
-    hidden, told = shown(plain, names=False), shown(plain, names=True)
+    app = world.app()
+    plain = explain(app).plain()
+    world.bob.is_staff = True
+    world.bob.save()
+    world.bob.user_permissions.add(Permission.objects.get(codename="view_host"))
+    hidden, told = (shown(plain, app=app, viewer=one) for one in (world.alice, world.bob))
     assert "secret-name" not in str(hidden)
     assert "host_id" not in str(told)
     assert told["hosts"][0]["name"] == told["chosen"][0]["name"] == "secret-name"
+
+
+def test_of_another_tenants_host_only_the_number_is_told_and_nothing_of_its_state(world):
+    world.host(dedicated_to=world.rival, status="down", availability="cordoned", labels={"zone": "theirs"})
+    world.host()
+    app = world.app()
+    plain = explain(app).plain()
+    told = shown(plain, app=app, viewer=world.alice)
+    assert told["refused"] == {"dedicated to another tenant": 1}
+    assert [one["reason"] for one in told["hosts"]] == [""]
+    assert "theirs" not in str(told)
+
+
+def test_a_guest_of_one_app_learns_nothing_of_the_tenants_others_nor_of_its_quota(world):
+    """One who was granted an app, and is no member."""
+    world.host()
+    app = world.app()
+    world.app("hidden")
+    for permission in ("view_app", "deploy_app"):
+        assign_perm(f"deployments.{permission}", world.charlie, app)
+    rules = [{"affinity": [slug]} for slug in ("hidden", "missing")]
+    answers = []
+    for placement in rules:
+        with pytest.raises(RulesInvalid) as caught:
+            module.explain(app, viewer=world.charlie, placement=placement)
+        answers.append(caught.value.detail.replace(placement["affinity"][0], "X"))
+    world.push(app)
+    for placement in rules:
+        with pytest.raises(RulesInvalid) as caught:
+            rollout_start(app=app, version="1.0", by=world.charlie, settings_=ReleaseSettings(placement=placement))
+        answers.append(caught.value.detail.replace(placement["affinity"][0], "X"))
+    assert len(set(answers)) == 1
+    assert explain(app, placement=rules[0]).refused == {"does not run hidden": 1}
+    plain = explain(app).plain()
+    assert shown(plain, app=app, viewer=world.charlie)["quota"]["left"] == {}
+    assert shown(plain, app=app, viewer=world.vera)["quota"]["left"] == plain["quota"]["left"] != {}
 
 
 def _refused(world, app, **values):

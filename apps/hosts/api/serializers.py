@@ -161,5 +161,4 @@ class ReportInput(serializers.Serializer[Any]):
 
 class ReportedSerializer(serializers.Serializer[Any]):
     renew = serializers.BooleanField(help_text="whether to send a certificate request with the next report")
-    ca = serializers.CharField()
     certificate = serializers.CharField(help_text="PEM of the new certificate, or empty")

@@ -76,9 +76,10 @@ send() {
 
 serial_read() { serial=$(openssl x509 -noout -serial -in "$DIR/cert.pem" | sed 's/^serial=//'); }
 
-# Whether the new certificate is of its authority and for our key.
+# Whether the new certificate is of the authority that this host joined, and for our key. Who answers in the platform's
+# place must not choose whom dockerd trusts: the authority comes with joining, and never with a renewal.
 fits() {
-    openssl verify -CAfile "$DIR/ca.pem.new" "$DIR/cert.pem.new" >/dev/null 2>&1 || return 1
+    openssl verify -CAfile "$DIR/ca.pem" "$DIR/cert.pem.new" >/dev/null 2>&1 || return 1
     [ "$(openssl x509 -noout -pubkey -in "$DIR/cert.pem.new")" = "$(openssl pkey -pubout -in "$DIR/key.pem")" ]
 }
 
@@ -89,11 +90,12 @@ renew() {
     send "$(awk '{ printf "%s\\n", $0 }' "$work/csr")" || return 1
     [ -n "$(member "$work/answer" certificate)" ] || return 0
     printf '%b' "$(member "$work/answer" certificate)" >"$DIR/cert.pem.new"
-    printf '%b' "$(member "$work/answer" ca)" >"$DIR/ca.pem.new"
-    fits || { failed "the new certificate does not fit; the old one stays" || return 1; }
+    fits || {
+        rm -f "$DIR/cert.pem.new"
+        failed "the new certificate does not fit; the old one stays" || return 1
+    }
     # First the note, so that a crash right here leaves no engine with a certificate that nobody replaces.
     : >"$DIR/restart-needed"
-    mv "$DIR/ca.pem.new" "$DIR/ca.pem"
     mv "$DIR/cert.pem.new" "$DIR/cert.pem"
     serial_read
     say "the engine's certificate was renewed: $(openssl x509 -noout -enddate -in "$DIR/cert.pem")"

@@ -145,7 +145,7 @@ class Host(Leased):
         blank=True,
         on_delete=models.PROTECT,
         related_name="dedicated_hosts",
-        help_text="takes this tenant's instances only",
+        help_text="takes this tenant's instances only; others that run there already stay until the host is drained",
     )
     memory_mb = models.PositiveIntegerField(validators=[MinValueValidator(1), MaxValueValidator(2**26)])
     cpu_millis = models.PositiveIntegerField(validators=[MinValueValidator(1), MaxValueValidator(2**23)])

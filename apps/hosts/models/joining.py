@@ -81,6 +81,13 @@ class HostIdentity(models.Model):
 
     host = models.OneToOneField(Host, on_delete=models.CASCADE, related_name="identity")
     digest = models.CharField(max_length=64, unique=True, help_text="SHA-256 of the secret that it reports with")
+    key_digest = models.CharField(
+        max_length=64,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="SHA-256 of the engine's public key (SubjectPublicKeyInfo)",
+    )
     certificate_serial = models.CharField(max_length=40, help_text="in hexadecimal")
     certificate_expires_at = models.DateTimeField()
     joined_at = models.DateTimeField(auto_now_add=True)

@@ -6,6 +6,7 @@ taken, and what the certificate says comes from the host's row.
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -83,7 +84,7 @@ def public_key_of(csr: str) -> PublicKey:
     try:
         request = x509.load_pem_x509_csr(csr.encode())
         key = request.public_key()
-    except (ValueError, UnsupportedAlgorithm):
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion):
         raise CsrInvalid("This is no certificate request in PEM (PKCS #10).", field="csr") from None
     known_curve = isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1)
     # Not any length: to check a signature of a key without bounds is work without bounds.
@@ -97,6 +98,12 @@ def public_key_of(csr: str) -> PublicKey:
     if not proven:
         raise CsrInvalid("The certificate request is not signed with its own key.", field="csr")
     return key
+
+
+def key_digest(key: PublicKey) -> str:
+    """SHA-256, in hexadecimal, of the key as certificates hold it (RFC 5280, 4.1: SubjectPublicKeyInfo)."""
+    spki = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(spki).hexdigest()
 
 
 def server_certificate(*, csr: str, name: str, address: str) -> Issued:

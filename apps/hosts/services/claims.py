@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from django.db import IntegrityError
-from django.db.models import Case, F, IntegerField, QuerySet, Value, When
+from django.db.models import Case, F, IntegerField, Q, QuerySet, Value, When
 
 from apps.core import compiled
 from apps.core.clock import now
@@ -43,7 +43,7 @@ def hosts_locked(host_ids: Collection[int], columns: Sequence[str]) -> list[tupl
 
 
 def claim(*, claims: Sequence[Claim]) -> None:
-    """Take from the hosts, on the condition that they have that much left, and write down who has it.
+    """Take, for one tenant, from the hosts, on the condition that they have that much left, and write down who has it.
 
     Where the caller holds the hosts' locks this holds at the first try; else the conditions decide. The hosts are
     locked as late as can be.
@@ -77,6 +77,7 @@ def claim(*, claims: Sequence[Claim]) -> None:
 def _take_one(item: Claim) -> None:
     values = {
         "pk": item.host_id,
+        "tenant_id": item.tenant_id,
         "memory_mb": item.memory_mb,
         "cpu_millis": item.cpu_millis,
         "port_next": item.port + 1,
@@ -92,20 +93,28 @@ def _take_many(claims: Sequence[Claim]) -> None:
     # An update of many rows locks them in no order that one can rely on.
     hosts_locked(by_host, ("pk",))
     # Hosts that take the same go in one statement; of replicas of one app all but a few do.
-    groups: dict[tuple[int, int, int], list[int]] = defaultdict(list)
+    groups: dict[tuple[int, int, int, int], list[int]] = defaultdict(list)
     for host_id, items in by_host.items():
-        taken = (sum(one.memory_mb for one in items), sum(one.cpu_millis for one in items), len(items))
+        taken = (
+            items[0].tenant_id,
+            sum(one.memory_mb for one in items),
+            sum(one.cpu_millis for one in items),
+            len(items),
+        )
         groups[taken].append(host_id)
-    for (memory_mb, cpu_millis, count), host_ids in groups.items():
+    for (tenant_id, memory_mb, cpu_millis, count), host_ids in groups.items():
         pointers = [(host_id, by_host[host_id][-1].port + 1) for host_id in host_ids]
-        rows, changes = _take(Host.objects.filter(pk__in=host_ids), memory_mb, cpu_millis, count)
+        rows, changes = _take(Host.objects.filter(pk__in=host_ids), tenant_id, memory_mb, cpu_millis, count)
         if rows.update(**changes, port_next=_by_host(pointers)) != len(host_ids):
             raise Contended
 
 
-def _take(rows: QuerySet[Host], memory_mb: int, cpu_millis: int, count: int) -> tuple[QuerySet[Host], dict[str, Any]]:
-    """Those of the hosts that have so much left, and what changes when it is taken."""
+def _take(
+    rows: QuerySet[Host], tenant_id: int, memory_mb: int, cpu_millis: int, count: int
+) -> tuple[QuerySet[Host], dict[str, Any]]:
+    """Those of the hosts that have so much left for this tenant, and what changes when it is taken."""
     left = rows.filter(
+        Q(dedicated_to=None) | Q(dedicated_to=tenant_id),
         status=Host.Status.READY,
         availability=Host.Availability.ACTIVE,
         disk_pressure=False,
@@ -120,8 +129,10 @@ def _take(rows: QuerySet[Host], memory_mb: int, cpu_millis: int, count: int) -> 
     }
 
 
-def _swap(*, pk: int, memory_mb: int, cpu_millis: int, port_next: int) -> tuple[QuerySet[Host], dict[str, Any]]:
-    rows, changes = _take(Host.objects.filter(pk=pk), memory_mb, cpu_millis, 1)
+def _swap(
+    *, pk: int, tenant_id: int, memory_mb: int, cpu_millis: int, port_next: int
+) -> tuple[QuerySet[Host], dict[str, Any]]:
+    rows, changes = _take(Host.objects.filter(pk=pk), tenant_id, memory_mb, cpu_millis, 1)
     return rows, {**changes, "port_next": Value(port_next)}
 
 

@@ -20,7 +20,7 @@ from apps.core.clock import after, now
 from apps.core.errors import Conflict, Missing
 from apps.hosts.models import Cluster, Host, HostIdentity, JoinToken
 from apps.hosts.models.hosts import valid_labels
-from apps.hosts.services.authority import Issued, authority, public_key_of, server_certificate
+from apps.hosts.services.authority import Issued, authority, key_digest, public_key_of, server_certificate
 from apps.hosts.services.hosts import HostInvalid, host_look, ratios
 from apps.tenants.models import User
 
@@ -172,18 +172,18 @@ def host_join(
         "cpu_millis_reserve": _kept(cpu_millis, 100, token.cpu_millis_reserve),
         **ratios(token.cluster),
     }
-    public_key_of(csr)
+    key = key_digest(public_key_of(csr))
     # Before the transaction: the first host of all makes the authority, and another that joins need not wait for it.
     ca = authority().certificate
     try:
-        return _joined(token, columns, csr, ca)
+        return _joined(token, columns, csr, key, ca)
     except IntegrityError:
         _refuse_taken(name, address)
         raise
 
 
 @transaction.atomic
-def _joined(token: JoinToken, columns: dict[str, object], csr: str, ca: str) -> Joined:
+def _joined(token: JoinToken, columns: dict[str, object], csr: str, key: str, ca: str) -> Joined:
     name, address = str(columns["name"]), str(columns["address"])
     moment = now()
     rows = JoinToken.objects.filter(pk=token.pk, used_at=None, revoked_at=None, expires_at__gt=moment)
@@ -197,6 +197,7 @@ def _joined(token: JoinToken, columns: dict[str, object], csr: str, ca: str) -> 
     HostIdentity.objects.create(
         host=host,
         digest=secret_digest(report_secret),
+        key_digest=key,
         certificate_serial=issued.serial,
         certificate_expires_at=issued.expires_at,
     )

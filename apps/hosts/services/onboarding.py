@@ -30,7 +30,10 @@ def join_script() -> str:
 
 def join_command(secret: str) -> str:
     """To be run as root. The secret goes by the environment: a command line can be read by every user of a machine."""
-    return f"curl -fsSL {portal_url()}/join.sh | BERTH_JOIN_TOKEN={secret} sh"
+    url = portal_url()
+    # Root runs what comes back: no redirect may lead from https to anything else.
+    only = "--proto '=https' " if url.startswith("https:") else ""
+    return f"curl {only}-fsSL {url}/join.sh | BERTH_JOIN_TOKEN={secret} sh"
 
 
 def registry_trust() -> tuple[str, str]:

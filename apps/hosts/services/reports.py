@@ -1,8 +1,13 @@
-"""What a joined host says of itself every few seconds, and the renewal of its certificate that comes with it."""
+"""What a joined host says of itself every few seconds, and the renewal of its certificate that comes with it.
+
+The secret with which it reports goes through whatever ends TLS for the portal; its private key never leaves it. So
+a certificate is renewed for the key that joined and for no other: the secret alone makes nobody the host.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from django.db import transaction
 
@@ -10,7 +15,15 @@ from apps.core import events
 from apps.core.clock import now
 from apps.core.errors import Missing
 from apps.hosts.models import Host, HostIdentity
-from apps.hosts.services.authority import RENEW_BEFORE, Issued, authority, server_certificate
+from apps.hosts.services.authority import (
+    RENEW_BEFORE,
+    SERVER_LIFE,
+    CsrInvalid,
+    Issued,
+    key_digest,
+    public_key_of,
+    server_certificate,
+)
 from apps.hosts.services.joining import certificate_note, secret_digest
 
 #: Disk pressure begins with less than this much left: a twentieth, or 2 GiB; of a small disk never more than a quarter,
@@ -19,6 +32,9 @@ _PRESSURE_PART = 20
 _PRESSURE_MB = 2048
 _PRESSURE_AT_MOST = 4
 _MAX_MB = 2**40
+#: A certificate that got lost on its way is made again after so long: each one restarts the host's engine. There is
+#: time, since renewal begins a month before the end.
+LOST_AFTER = timedelta(days=1)
 
 
 class HostUnknown(Missing):
@@ -39,10 +55,12 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Reported:
-    """``renew``: send a certificate request with the next report. The texts are PEM, where there is a new one."""
+    """``renew``: send a certificate request with the next report. ``certificate`` is PEM, where there is a new one.
+
+    The authority is not in it: a host trusts the one that it joined, whoever answers later.
+    """
 
     renew: bool
-    ca: str = ""
     certificate: str = ""
 
 
@@ -60,7 +78,7 @@ def host_report(*, identity: HostIdentity, sample: Sample, serial: str = "", csr
     """Write the sample down; renew the certificate where that is due and a request came along.
 
     ``serial`` is that of the certificate that the host has. If that is not the last one that was made, the answer with
-    the new one was lost, and another is due. Raises CsrInvalid.
+    the new one was lost, and another is due a day later. Raises CsrInvalid, also for another key than it joined with.
     """
     host = identity.host
     disk_mb, disk_mb_idle = min(sample.disk_mb, _MAX_MB), min(sample.disk_mb_idle, sample.disk_mb, _MAX_MB)
@@ -74,9 +92,12 @@ def host_report(*, identity: HostIdentity, sample: Sample, serial: str = "", csr
     if disk_mb > 0:
         _pressure(host, disk_mb, disk_mb_idle)
     due = identity.certificate_expires_at - now() < RENEW_BEFORE
-    lost = bool(serial) and serial.lower().lstrip("0") != identity.certificate_serial
+    rested = now() - (identity.certificate_expires_at - SERVER_LIFE) > LOST_AFTER
+    lost = rested and bool(serial) and serial.lower().lstrip("0") != identity.certificate_serial
     if not csr or not (due or lost):
         return Reported(renew=due or lost)
+    if identity.key_digest not in ("", key_digest(public_key_of(csr))):
+        raise CsrInvalid("This is not the key with which the host joined. To change it, join anew.", field="csr")
     issued = server_certificate(csr=csr, name=host.name, address=host.address)
     return _renewed(identity, issued)
 
@@ -90,7 +111,7 @@ def _renewed(identity: HostIdentity, issued: Issued) -> Reported:
         host_id=identity.host_id,
         certificate_expires_at=issued.expires_at.isoformat(),
     )
-    return Reported(renew=False, ca=authority().certificate, certificate=issued.certificate)
+    return Reported(renew=False, certificate=issued.certificate)
 
 
 def _pressure(host: Host, disk_mb: int, idle_mb: int) -> None:

@@ -7,15 +7,18 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+#: The machine's own, in every test.
+KEY = ec.generate_private_key(ec.SECP256R1())
 
-def csr(key=None, *, name="anything", san=()):
-    """A request in PEM, for a new P-256 key unless one is given."""
+
+def csr(key=KEY, *, name="anything", san=()):
+    """A request in PEM."""
     builder = x509.CertificateSigningRequestBuilder().subject_name(
         x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     )
     if san:
         builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(one) for one in san]), critical=False)
-    signed = builder.sign(key or ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
+    signed = builder.sign(key, hashes.SHA256())
     return signed.public_bytes(serialization.Encoding.PEM).decode()
 
 

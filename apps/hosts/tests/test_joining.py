@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 from django.db import connection
 
 from apps.core import jobs
@@ -17,7 +18,7 @@ from apps.hosts.engines.base import EngineAddress, TLSMaterial
 from apps.hosts.engines.docker_tls import base_url
 from apps.hosts.models import Host, HostIdentity, JoinToken
 from apps.hosts.samples import FRESH, fresh_samples, sampled_lately
-from apps.hosts.services.authority import CsrInvalid
+from apps.hosts.services.authority import SERVER_LIFE, CsrInvalid
 from apps.hosts.services.hosts import HostInvalid, host_remove
 from apps.hosts.services.joining import (
     AddressTaken,
@@ -27,8 +28,8 @@ from apps.hosts.services.joining import (
     join_token_create,
     join_token_revoke,
 )
-from apps.hosts.services.reports import HostUnknown, Sample, host_report, identity_of
-from apps.hosts.tests.machine import csr, facts, sample
+from apps.hosts.services.reports import LOST_AFTER, HostUnknown, Sample, host_report, identity_of
+from apps.hosts.tests.machine import KEY, csr, facts, sample
 
 
 @pytest.fixture
@@ -302,7 +303,8 @@ def test_a_certificate_is_renewed_a_month_before_its_end_and_not_sooner(world):
     answer = _report(joined, csr=csr())
     made = x509.load_pem_x509_certificate(answer.certificate.encode())
     renewed = HostIdentity.objects.get()
-    assert (answer.renew, answer.ca) == (False, joined.ca)
+    assert not answer.renew
+    assert made.public_key() == KEY.public_key()
     assert int(renewed.certificate_serial, 16) == made.serial_number
     assert renewed.certificate_serial != identity.certificate_serial
     assert renewed.certificate_expires_at - now() > timedelta(days=89)
@@ -315,8 +317,21 @@ def test_a_host_that_never_got_its_new_certificate_gets_another(world):
     HostIdentity.objects.update(certificate_expires_at=now() + timedelta(days=1))
     _report(joined, csr=csr())  # the answer is lost
     assert not _report(joined, serial=HostIdentity.objects.get().certificate_serial.upper().rjust(40, "0")).renew
+    assert not _report(joined, serial=old, csr=csr()).certificate, "each one restarts the engine: not at once"
+    HostIdentity.objects.update(certificate_expires_at=now() + SERVER_LIFE - LOST_AFTER - timedelta(minutes=1))
     assert _report(joined, serial=old).renew
     assert _report(joined, serial=old, csr=csr()).certificate
+
+
+def test_a_certificate_is_renewed_for_the_key_that_joined_and_no_other(world):
+    """The report's secret passes the portal's TLS front; the key never leaves the host."""
+    joined = _join(world)
+    HostIdentity.objects.update(certificate_expires_at=now() + timedelta(days=1))
+    before = HostIdentity.objects.get().certificate_serial
+    with pytest.raises(CsrInvalid, match="not the key"):
+        _report(joined, csr=csr(ec.generate_private_key(ec.SECP256R1())))
+    assert HostIdentity.objects.get().certificate_serial == before
+    assert _report(joined, csr=csr()).certificate
 
 
 def test_a_bad_request_for_renewal_is_refused(world):

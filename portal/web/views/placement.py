@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from django.http import HttpResponse
 from django.shortcuts import render
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
 from apps.core.errors import BerthError, Denied, Missing
+from apps.deployments.api.placements import ExplainThrottle
 from apps.deployments.models import App, Release
 from apps.deployments.selectors import app_visible_to
 from apps.deployments.services.explain import (
@@ -16,16 +18,11 @@ from apps.deployments.services.explain import (
     explanations_visible_to,
     stored_plain,
 )
-from apps.tenants.permissions import operates
 from portal.web.gate import MemberRequest, member_page
 from portal.web.placement import Answer, PlacementForm, query_of
 from portal.web.queries import wanted_now
 
 KEPT_SHOWN = 5
-
-
-def _names(request: MemberRequest) -> bool:
-    return operates(request.user, "hosts.view_host")
 
 
 def _last(app: App) -> Release:
@@ -41,16 +38,20 @@ def placement_page(request: MemberRequest, slug: str) -> HttpResponse:
     asked = any(name in request.GET for name in PlacementForm.base_fields)
     form = PlacementForm(request.GET) if asked else PlacementForm(initial=_initial(app, last))
     answer, status = None, 200
-    if asked and form.is_valid():
+    # Of the request it reads the user, and nothing of a view.
+    throttled = asked and not ExplainThrottle().allow_request(request, None)  # type: ignore[arg-type]
+    if throttled and form.is_valid():
+        form.add_error(None, _("Too many dry runs within a minute. Wait a little, then ask again."))
+    elif form.is_valid():
         try:
-            plain = explain(app, **form.asked(last.placement), new_release=True).plain()
-            answer = Answer(plain, names=_names(request))
+            plain = explain(app, viewer=request.user, **form.asked(last.placement), new_release=True).plain()
+            answer = Answer(plain, app=app, viewer=request.user)
         except (Denied, Missing):
             raise
         except BerthError as error:
             form.add_refusal(error, PlacementForm.REFUSALS)
     if form.errors:
-        status = 400
+        status = 429 if throttled else 400
     kept = explanations_visible_to(request.user).filter(app=app).order_by("-pk")[:KEPT_SHOWN]
     context = {"app": app, "form": form, "answer": answer, "kept": kept}
     return render(request, "web/placement.html", context, status=status)
@@ -70,7 +71,7 @@ def explanation_page(request: MemberRequest, slug: str, pk: int) -> HttpResponse
     context = {
         "app": app,
         "explanation": explanation,
-        "answer": Answer(stored_plain(explanation), names=_names(request)),
+        "answer": Answer(stored_plain(explanation), app=app, viewer=request.user),
         "again": query_of(explanation.request),
     }
     return render(request, "web/explanation.html", context)
