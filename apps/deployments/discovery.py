@@ -7,6 +7,7 @@ the one with the older view of the database loses and reads again. A gateway ack
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -36,6 +37,8 @@ TIMEOUT_S = 5.0
 SESSION_S = 6.0
 #: Without connection for this long, a client is given up.
 REPLACE_AFTER_S = 9.0
+#: After an attempt that failed the next waits for this long; who asks meanwhile is told at once.
+RETRY_AFTER_S = 2.0
 T = TypeVar("T")
 
 
@@ -71,6 +74,9 @@ class Publisher:
         self._hosts, self._credential = hosts, credential
         self._client: Any = None
         self._lost_at: float | None = None
+        self._failed_at: float | None = None
+        #: Threads of a worker share the connection; one of them makes it.
+        self._connecting = threading.Lock()
 
     def publish(self, app: str, read: Callable[[], Publication | None], *, rebuilding: bool = False) -> Receipt | None:
         """Make ZooKeeper show what ``read`` returns from the database. None where the app is gone.
@@ -174,10 +180,19 @@ class Publisher:
         A client that has been without connection for long is replaced: ZooKeeper refuses one that has seen a later
         transaction than it has itself, so that after a loss of its data an old client would never be let in again.
         """
-        if self._client is not None and self._client.connected:
+        client = self._client
+        if client is not None and client.connected:
             self._lost_at = None
             return
+        with self._connecting:
+            self._connect_anew()
+
+    def _connect_anew(self) -> None:
+        if self._client is not None and self._client.connected:
+            return
         at = time.monotonic()
+        if self._failed_at is not None and at - self._failed_at < RETRY_AFTER_S:
+            raise DiscoveryUnavailable("ZooKeeper could not be reached a moment ago.")
         if self._client is not None:
             self._lost_at = self._lost_at or at
             if at - self._lost_at < REPLACE_AFTER_S:
@@ -193,11 +208,12 @@ class Publisher:
         try:
             client.start(timeout=TIMEOUT_S)
         except BaseException:
+            self._failed_at = time.monotonic()
             client.stop()
             client.close()
             raise
         self._client = client
-        self._lost_at = None
+        self._lost_at = self._failed_at = None
         self._lay_out()
 
     def _lay_out(self) -> None:

@@ -58,4 +58,5 @@ def port_of(owner: UUID) -> int | None:
 
 
 def quarantined_ports() -> QuerySet[PortAllocation]:
-    return PortAllocation.objects.filter(status=PortAllocation.Status.QUARANTINED)
+    """Those that have rested longest first."""
+    return PortAllocation.objects.filter(status=PortAllocation.Status.QUARANTINED).order_by("freed_at")

@@ -113,7 +113,8 @@ def database(url: str) -> dict[str, Any]:
             options["pool"] = {"min_size": 1, "max_size": pool, "timeout": 10}
         else:
             config["CONN_MAX_AGE"] = 60
-            config["CONN_HEALTH_CHECKS"] = True
+        # After a restart of the server no request may be given a connection that is dead: of the pool neither.
+        config["CONN_HEALTH_CHECKS"] = True
     return config
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -206,3 +207,41 @@ def test_a_zookeeper_that_lost_its_data_is_published_to_again_by_the_same_proces
 
     assert wait_for("the publisher to be let in again", rebuilt, 60).zxid > 0
     assert "/caas/service/route/shop" in _tree(env)
+
+
+def test_threads_that_all_find_no_connection_make_one(server, monkeypatch):
+    env, _ = server
+    made = []
+
+    class Counted(KazooClient):
+        def __init__(self, **values):
+            made.append(self)
+            super().__init__(**values)
+
+    monkeypatch.setattr("apps.deployments.discovery.KazooClient", Counted)
+    publisher = _publisher(env)
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda _: publisher.ping(), range(16)))
+    publisher.close()
+    assert len(made) == 1
+
+
+def test_while_zookeeper_can_not_be_reached_one_waits_and_the_others_are_told_at_once(server, monkeypatch):
+    env, stack = server
+    tries = []
+
+    class Counted(KazooClient):
+        def start(self, timeout=15):
+            tries.append(timeout)
+            return super().start(timeout=0.5)
+
+    monkeypatch.setattr("apps.deployments.discovery.KazooClient", Counted)
+    publisher = _publisher(env)
+    stack.stop_part("zookeeper")
+    try:
+        for _ in range(5):
+            with pytest.raises(DiscoveryUnavailable):
+                publisher.ping()
+        assert len(tries) == 1
+    finally:
+        stack.start_part("zookeeper")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
 from apps.core import events, jobs
@@ -45,13 +46,24 @@ def counts(app: App) -> None:
             _move(app, replica_set, moving, doubles)
 
 
-def _grow(app: App, replica_set: ReplicaSet, missing: int, *, replaces: Instance | None = None) -> None:
-    """Place what is missing, as many as fit. ``replaces``: the platform moves this one, beyond the tenant's quota."""
+def _grow(
+    app: App,
+    replica_set: ReplicaSet,
+    missing: int,
+    *,
+    replaces: Instance | None = None,
+    hosts: Collection[int] | None = None,
+) -> None:
+    """Place what is missing, as many as fit. ``replaces``: the platform moves this one, beyond the tenant's quota.
+
+    ``hosts``: those that are meant, where failures on others don't count.
+    """
     at = now()
     if replica_set.retry_at is not None and at < replica_set.retry_at:
         return
     failures = list(recent_failures(replica_set.pk, at - timedelta(seconds=FAILURES_KEPT_S)))
-    ready_at = _next_try(failures, replica_set.wanted)
+    counted = [one for one in failures if hosts is None or one.host_id in hosts]
+    ready_at = _next_try(counted, replica_set.wanted if hosts is None else len(hosts))
     if ready_at is not None and at < ready_at:
         ReplicaSet.objects.filter(pk=replica_set.pk).update(retry_at=ready_at)
         return
@@ -123,10 +135,17 @@ def _follow(app: App, replica_set: ReplicaSet, live: Sequence[Instance]) -> None
     """One on every host that is meant. Hosts that are only silent keep theirs: what can't be seen is not acted on."""
     meant, open_now = followed(replica_set)
     here = {one.host_id for one in live}
+    # One host on which it can't run must neither be tried without end nor hold the others up.
+    at = now()
+    failed: dict[int, list[datetime]] = defaultdict(list)
+    for one in recent_failures(replica_set.pk, at - timedelta(seconds=FAILURES_KEPT_S)):
+        failed[one.host_id].append(one.status_since)
+    rested = at - timedelta(seconds=AVOID_S)
+    resting = {host for host, times in failed.items() if len(times) > IMMEDIATE_RESTARTS and max(times) > rested}
     for one in live:
         if one.host_id not in meant:
             instance_drain(instance=one)
-    missing = open_now - here
+    missing = open_now - here - resting
     wanted_set(replica_set=replica_set, wanted=max(1, len((here & meant) | open_now)))
     if missing:
-        _grow(app, replica_set, len(missing))
+        _grow(app, replica_set, len(missing), hosts=missing)

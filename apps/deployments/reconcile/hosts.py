@@ -8,6 +8,7 @@ from uuid import UUID
 
 import structlog
 from django.conf import settings
+from django.db.models import QuerySet
 
 from apps.core import events
 from apps.core.clock import now
@@ -36,6 +37,9 @@ def observe_host(host_id: int, clients: Clients) -> None:
             return
         host = host_with_engine(host_id)
         asked_at = now()
+        # Before the engine is asked: what starts meanwhile is not in its answer. No clock tells that apart, since
+        # another machine's wrote when it started.
+        expected = list(_with_container(host).values_list("pk", flat=True))
         try:
             engine = clients.engine(host)
             info = engine.ping()
@@ -45,13 +49,13 @@ def observe_host(host_id: int, clients: Clients) -> None:
                 _give_up(host)
             return
         ours = [_Found(one, _instance_of(one.instance)) for one in found]
-        clean = _remove_given_up(engine, ours)
-        host_seen(host=host, engine_version=info.version, clean=clean)
+        clean = _remove_given_up(engine, ours) and not _given_up_slowly(host)
+        host_seen(host=host, engine_version=info.version, at=asked_at, clean=clean)
+        if host.cluster.evictions_stopped_at is not None:
+            evictions_allowed(cluster_id=host.cluster_id, holding=_silent_holders(host.cluster_id))
         by_instance = {one.instance: one for one in found}
-        expected = Instance.objects.filter(
-            host=host, released=False, status__in=Instance.WITH_CONTAINER, status_since__lt=asked_at
-        ).select_related("app", "host", "replica_set__release")
-        for instance in expected:
+        still = _with_container(host).filter(pk__in=expected)
+        for instance in still.select_related("app", "host", "replica_set__release"):
             _compare(instance, by_instance.get(instance.short_id))
         _remove_unknown(host, engine, ours)
         if host.availability == Host.Availability.DRAINING and not _held(host):
@@ -75,15 +79,29 @@ def _instance_of(short_id: str) -> Instance | None:
     return Instance.objects.filter(uid__gte=low, uid__lte=high).order_by("released", "-pk").first()
 
 
+def _with_container(host: Host) -> QuerySet[Instance]:
+    return Instance.objects.filter(host=host, released=False, status__in=Instance.WITH_CONTAINER)
+
+
+def _given_up_slowly(host: Host) -> bool:
+    """Whether something was given up here that gateways may still route to: its container, or its port, is in use."""
+    return Instance.objects.filter(host=host, released=False, status=Instance.Status.LOST).exists()
+
+
+def _silent_holders(cluster_id: int) -> set[int]:
+    """Hosts that do not answer and hold instances."""
+    silent = (Host.Status.SUSPECT, Host.Status.DOWN)
+    rows = Instance.objects.filter(released=False, host__cluster_id=cluster_id, host__status__in=silent)
+    return set(rows.order_by().values_list("host_id", flat=True).distinct())
+
+
 def _held(host: Host) -> bool:
     return Instance.objects.filter(host=host, released=False).exists()
 
 
 def _give_up(host: Host) -> None:
     """The host is down. What does not serve any more is lost, unless so many hosts are silent that it may be us."""
-    silent = (Host.Status.SUSPECT, Host.Status.DOWN)
-    rows = Instance.objects.filter(released=False, host__cluster_id=host.cluster_id, host__status__in=silent)
-    holding = set(rows.order_by().values_list("host_id", flat=True).distinct())
+    holding = _silent_holders(host.cluster_id)
     if host.pk not in holding or not evictions_allowed(cluster_id=host.cluster_id, holding=holding):
         return
     here = Instance.objects.filter(host=host, released=False).exclude(status=Instance.Status.LOST)

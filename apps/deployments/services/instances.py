@@ -103,7 +103,9 @@ def instance_lost(*, instance: Instance) -> bool:
         Q(status__in=unproven) | Q(status=Status.HEALTHY, failures__gte=settings.PROBE_FAILURES)
     )
     reason = "Its host does not answer any more."
-    values = {"status": Status.LOST, "status_since": now(), "deadline_at": None, "code": "host.lost", "reason": reason}
+    # Perhaps it is unpublished already and waits for gateways: that wait goes on, and has an end.
+    until = after(settings.DRAIN_DEADLINE_S)
+    values = {"status": Status.LOST, "status_since": now(), "deadline_at": until, "code": "host.lost", "reason": reason}
     if not rows.update(**values):
         return False
     _record(instance, "instance.lost", f"Instance {instance.short_id} was lost: its host does not answer.", "warning")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Max
+from django.db.models import Exists, Max, OuterRef
 
 from apps.core import events, jobs
 from apps.core.clock import after, now
@@ -183,7 +183,9 @@ def rollout_switch(*, rollout: Rollout) -> bool:
         return False
     _locked(rollout.app_id)
     target = ReplicaSet.objects.get(pk=target_id)
-    ready = Instance.objects.filter(replica_set=target, status=Instance.Status.HEALTHY, released=False).count()
+    healthy = Instance.objects.filter(replica_set=target, status=Instance.Status.HEALTHY, released=False)
+    # One that another of them replaces is about to go: the two are one.
+    ready = healthy.exclude(Exists(healthy.filter(replaces=OuterRef("pk")))).count()
     still = Rollout.objects.filter(pk=rollout.pk, status__in=Rollout.OPEN, switched_route=None)
     if ready < target.wanted or not still.exists():
         return False

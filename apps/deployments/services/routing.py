@@ -15,6 +15,8 @@ from apps.hosts.selectors import quarantined_ports
 from apps.hosts.services.claims import quarantine_end
 from gateway.contract import GatewayState
 
+QUARANTINES_AT_ONCE = 2000
+
 
 def route_published(*, app_id: int, wanted: int, epoch: str, zxid: int) -> None:
     """The publication that was asked for as ``wanted`` stands in ZooKeeper. An older one changes nothing."""
@@ -62,4 +64,5 @@ def quarantines_end(*, epoch: str) -> int:
         # Ports of instances that were never routed (zxid 0) are free at once.
         if port.zxid == 0 or (served and port.freed_at is not None and port.freed_at <= rested):
             done.append(port.pk)
-    return quarantine_end(pks=done) if done else 0
+    # One transaction locks the hosts of all of them, and a statement takes 65,535 values: the rest is the next pass's.
+    return quarantine_end(pks=done[:QUARANTINES_AT_ONCE]) if done else 0

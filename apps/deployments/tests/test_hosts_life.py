@@ -10,10 +10,13 @@ import pytest
 from apps.core.clock import now
 from apps.core.errors import BerthError
 from apps.core.models import Event
+from apps.deployments import reconcile
 from apps.deployments.models import Instance, ReplicaSet
+from apps.deployments.services.rollouts import undeploy
 from apps.deployments.tests.steps import deploy
-from apps.hosts.engines.base import EngineInfo
-from apps.hosts.models import Allocation, Host
+from apps.hosts.engines.base import EngineInfo, NetworksExhausted
+from apps.hosts.engines.memory import MemoryEngine
+from apps.hosts.models import Allocation, Cluster, Host
 from apps.hosts.services.hosts import host_set_availability
 
 Status = Instance.Status
@@ -269,3 +272,124 @@ def test_a_release_with_hard_anti_affinity_has_one_per_host_and_its_successor_fi
     assert rollout.status == "succeeded"
     with pytest.raises(BerthError, match="runs one of this release already: 3"):
         deploy(app, world, instances=4)
+
+
+# --- what two reviews found: interleavings in which each step alone is right ---
+
+
+def test_a_rollout_on_a_host_that_is_drained_does_not_end_with_fewer_than_wanted(app, world, hosts, loop, monkeypatch):
+    """Of two one never gets ready; the other moves, so that for a moment there are two of it."""
+    deploy(app, world)
+    loop.settle()
+    world.push(app, tag="2.0", digest="b" * 64)
+    rollout = deploy(app, world, version="2.0", placement={"anti_affinity": "hard"})
+    moved, never = rollout.target.instances.order_by("pk")
+    asked = loop.clients.probe
+
+    def probe(targets):
+        return {**asked(targets), **{one.pk: "not yet" for one in targets if one.pk == never.pk}}
+
+    monkeypatch.setattr(loop.clients, "probe", probe)
+    loop.settle(3)
+    host_set_availability(host=moved.host, availability="draining")
+    loop.settle(5)
+    healthy = rollout.target.instances.filter(status=Status.HEALTHY, released=False)
+    assert healthy.filter(replaces=moved).exists(), "its successor is ready"
+    rollout.refresh_from_db()
+    assert (rollout.status, rollout.switched_route) == ("progressing", None)
+    assert len(loop.discovery.nodes[app.slug]) >= 2
+
+
+def test_an_instance_given_up_after_it_was_unpublished_is_released_although_zookeeper_was_lost(app, world, hosts, loop):
+    deploy(app, world, instances=3)
+    loop.settle()
+    (one,) = _on(hosts[0])
+    _cut(world, hosts[0])
+    Host.objects.filter(pk=hosts[0].pk).update(status="suspect")
+    undeploy(app=app, by=world.alice)
+    loop.discovery.automatic = False  # no gateway answers for it in this epoch any more
+    reconcile.reconcile_app(app.pk, loop.clients)
+    reconcile.reconcile_instance(one.pk, loop.clients)
+    one.refresh_from_db()
+    assert (one.status, one.unrouted_zxid > 0) == ("draining", True)
+    loop.discovery.automatic = True
+    loop.discovery.epoch_name = "epoch-9"
+    loop.settle(8)
+    one.refresh_from_db()
+    assert (one.status, one.released) == ("lost", False)
+    Instance.objects.filter(pk=one.pk).update(deadline_at=one.deadline_at - timedelta(minutes=5))
+    loop.settle(3)
+    one.refresh_from_db()
+    assert (one.status, one.released) == ("lost", True)
+
+
+def test_that_evictions_stopped_is_told_each_time_and_ends_when_the_hosts_answer(app, world, hosts, loop):
+    deploy(app, world, instances=3)
+    loop.settle()
+    for number in (1, 2):
+        _cut(world, *hosts[:2])
+        loop.settle(8)
+        assert Cluster.objects.get().evictions_stopped_at is not None
+        for host in hosts[:2]:
+            world.engine_of(host).unreachable = False
+        loop.settle(3)
+        assert Cluster.objects.get().evictions_stopped_at is None
+        for code in ("cluster.evictions_stopped", "cluster.evictions_resumed"):
+            assert Event.objects.filter(code=code).count() == number
+
+
+def test_one_that_starts_while_its_host_is_listed_has_not_vanished(app, world, hosts, loop, monkeypatch):
+    """Started by another worker, whose clock is behind, right after the list was taken."""
+    deploy(app, world, instances=1)
+    one = Instance.objects.get()
+    listed = MemoryEngine.list
+
+    def slow(self, platform):
+        found = listed(self, platform)
+        monkeypatch.setattr(MemoryEngine, "list", listed)
+        reconcile.reconcile_instance(one.pk, loop.clients)
+        Instance.objects.filter(pk=one.pk).update(status_since=now() - timedelta(seconds=1))
+        return found
+
+    monkeypatch.setattr(MemoryEngine, "list", slow)
+    reconcile.observe_host(one.host_id, loop.clients)
+    one.refresh_from_db()
+    assert (one.status, one.code) == ("healthy", "")
+
+
+def test_a_host_is_not_ready_while_what_was_given_up_on_it_may_still_be_routed_to(app, world, hosts, loop):
+    deploy(app, world, instances=3)
+    loop.settle()
+    (one,) = _on(hosts[0])
+    loop.discovery.automatic = False
+    _cut(world, hosts[0])
+    loop.settle(8)
+    one.refresh_from_db()
+    assert (one.status, one.released) == ("lost", False)
+    world.engine_of(hosts[0]).unreachable = False
+    loop.step()
+    assert _status(hosts[0]) == "down"
+    loop.discovery.served = {"gw-1": loop.discovery.zxid}
+    loop.settle(3)
+    assert (_status(hosts[0]), world.engine_of(hosts[0]).containers) == ("ready", {})
+
+
+def test_one_host_on_which_a_global_app_can_not_run_holds_up_no_other(app, world, hosts, loop, monkeypatch):
+    deploy(app, world, instances=None, placement={"global": True})
+    loop.settle()
+    bad = world.host()
+    ensure = MemoryEngine.ensure
+
+    def refuse(self, spec, **values):
+        if spec.host_ip == bad.address:
+            raise NetworksExhausted("none left")
+        return ensure(self, spec, **values)
+
+    monkeypatch.setattr(MemoryEngine, "ensure", refuse)
+    loop.settle(20)
+    tried = Instance.objects.filter(host=bad).count()
+    assert 1 < tried <= 5
+    other = world.host()
+    loop.settle(5)
+    assert _on(other, status=Status.HEALTHY).count() == 1
+    assert Instance.objects.filter(host=bad).count() == tried, "it rests"

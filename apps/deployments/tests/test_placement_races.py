@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from uuid import uuid4
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.db.models import Sum
 
+from apps.core.clock import now
 from apps.core.errors import BerthError
 from apps.deployments.models import Instance, Release, ReplicaSet
 from apps.deployments.services import placement
-from apps.deployments.services.placement import instances_place
+from apps.deployments.services.instances import instance_released
+from apps.deployments.services.placement import PlacementContended, instances_place
+from apps.deployments.services.routing import QUARANTINES_AT_ONCE, quarantines_end
 from apps.hosts.models import Allocation, Host, PortAllocation
+from apps.hosts.services.hosts import cluster_changed
 from apps.tenants.models import Quota
 from apps.tenants.services.tenants import tenant_create
+from stack.journey import wait_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -141,3 +147,125 @@ def test_a_host_cordoned_after_it_was_chosen_is_not_taken(world_committed, monke
     (instance,) = instances_place(replica_set=one, count=1)
     assert instance.host_id == second.pk
     _exact()
+
+
+def _in_thread(work, outcomes, name, wrapper=None):
+    def run():
+        try:
+            if wrapper is None:
+                outcomes[name] = work()
+            else:
+                with connection.execute_wrapper(wrapper):
+                    outcomes[name] = work()
+        except Exception as error:
+            outcomes[name] = repr(error)
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+def test_a_guessed_port_that_is_just_freed_makes_no_ring(world_committed, monkeypatch):
+    """The placer holds the host and wants the port; whoever frees that port wants the host."""
+    world_committed.host()
+    first, second = _sets(world_committed, 2)
+    (one,) = instances_place(replica_set=first, count=1)
+    low = Host.objects.get().port_min
+    monkeypatch.setattr(placement, "crc32", lambda _: one.port - low)
+    held, freeing = threading.Event(), threading.Event()
+
+    def placer(execute, sql, params, many, context):
+        if sql.startswith('INSERT INTO "hosts_portallocation"'):
+            held.set()
+            # Until the other has gone as far as it gets: on SQLite, nowhere.
+            freeing.wait(1)
+        return execute(sql, params, many, context)
+
+    def freer(execute, sql, params, many, context):
+        if sql.startswith('UPDATE "hosts_'):
+            freeing.set()
+            held.wait(1)
+        return execute(sql, params, many, context)
+
+    outcomes = {}
+    instance = Instance.objects.select_related("app").get(pk=one.pk)
+    threads = [
+        _in_thread(lambda: len(instances_place(replica_set=second, count=1)), outcomes, "placed", placer),
+        _in_thread(lambda: instance_released(instance=instance), outcomes, "released", freer),
+    ]
+    for thread in threads:
+        thread.join()
+    assert outcomes == {"placed": 1, "released": True}
+
+
+def test_a_cluster_whose_ratios_change_and_a_batch_make_no_ring(world_committed):
+    hosts = [world_committed.host() for _ in range(3)]
+    # Now the first stands last in the table, and an update of all would begin with the second.
+    Host.objects.filter(pk=hosts[0].pk).update(memory_mb_claimed=1)
+    (replica_set,) = _sets(world_committed, 1)
+    held, go = threading.Event(), threading.Event()
+
+    def hold():
+        with transaction.atomic():
+            Host.objects.select_for_update(no_key=True).get(pk=hosts[2].pk)
+            held.set()
+            return go.wait(5)
+
+    asked: list[str] = []
+
+    def note(name):
+        def wrapper(execute, sql, params, many, context):
+            if "hosts_host" in sql and ("FOR NO KEY UPDATE" in sql or sql.startswith("UPDATE")):
+                asked.append(name)
+            return execute(sql, params, many, context)
+
+        return wrapper
+
+    outcomes = {}
+    threads = [_in_thread(hold, outcomes, "held")]
+    assert held.wait(5)
+    works = {
+        "changed": lambda: cluster_changed(cluster=world_committed.cluster),
+        "placed": lambda: len(instances_place(replica_set=replica_set, count=3)),
+    }
+    for name, work in works.items():
+        threads.append(_in_thread(work, outcomes, name, note(name)))
+        if connection.vendor == "postgresql":
+            # SQLite lets nobody in while somebody writes.
+            wait_for(name, lambda name=name: name in asked, 5, 0.01)
+    go.set()
+    for thread in threads:
+        thread.join()
+    assert outcomes == {"held": True, "changed": None, "placed": 3}
+
+
+def test_more_ports_end_their_quarantine_than_a_statement_takes_values(world_committed):
+    host = world_committed.host(ports_held=QUARANTINES_AT_ONCE + 5)
+    PortAllocation.objects.bulk_create(
+        PortAllocation(host=host, port=port, owner=uuid4(), status="quarantined", freed_at=now())
+        for port in range(20000, 20000 + QUARANTINES_AT_ONCE + 5)
+    )
+    assert quarantines_end(epoch="any") == QUARANTINES_AT_ONCE
+    assert quarantines_end(epoch="any") == 5
+    assert Host.objects.get().ports_held == 0
+
+
+def test_strangers_do_not_get_in_where_a_host_is_dedicated_between_search_and_write(world_committed, monkeypatch):
+    host = world_committed.host()
+    one, many = _sets(world_committed, 2)
+    search = placement.search
+
+    def late(ask, count):
+        found = search(ask, count)
+        Host.objects.filter(pk=host.pk).update(dedicated_to=world_committed.rival)
+        return found
+
+    monkeypatch.setattr(placement, "search", late)
+    for replica_set, count in ((one, 1), (many, 2)):
+        Host.objects.update(dedicated_to=None)
+        # What ``late`` does is rolled back with each attempt, so that every one of them meets it.
+        with pytest.raises(PlacementContended):
+            instances_place(replica_set=replica_set, count=count)
+    assert not Instance.objects.exists()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -32,7 +32,7 @@ class Claim:
     port: int
 
 
-def hosts_locked(host_ids: Collection[int], columns: Sequence[str]) -> list[tuple[Any, ...]]:
+def hosts_locked(host_ids: Iterable[int], columns: Sequence[str]) -> list[tuple[Any, ...]]:
     """These hosts' rows as they are now, locked until the transaction ends.
 
     In the order of their ids, so that two placements can't wait for each other's rows in a ring. Without the key:
@@ -154,13 +154,14 @@ def free(*, allocation: Allocation, epoch: str, zxid: int) -> None:
     """
     if not Allocation.objects.filter(pk=allocation.pk).delete()[0]:
         return
-    PortAllocation.objects.filter(owner=allocation.owner, status=PortAllocation.Status.CLAIMED).update(
-        status=PortAllocation.Status.QUARANTINED, epoch=epoch, zxid=zxid, freed_at=now()
-    )
+    # The host before its port, as everywhere: a placer that guessed this port holds the host and waits for the port.
     Host.objects.filter(pk=allocation.host_id).update(
         generation=F("generation") + 1,
         memory_mb_claimed=F("memory_mb_claimed") - allocation.memory_mb,
         cpu_millis_claimed=F("cpu_millis_claimed") - allocation.cpu_millis,
+    )
+    PortAllocation.objects.filter(owner=allocation.owner, status=PortAllocation.Status.CLAIMED).update(
+        status=PortAllocation.Status.QUARANTINED, epoch=epoch, zxid=zxid, freed_at=now()
     )
 
 

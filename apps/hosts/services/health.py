@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
@@ -15,10 +15,12 @@ from apps.hosts.selectors import hosts_of
 
 
 @transaction.atomic
-def host_seen(*, host: Host, engine_version: str, clean: bool = True) -> None:
-    """The engine answered. The host is ready, unless containers that were given up are still there (not ``clean``)."""
+def host_seen(*, host: Host, engine_version: str, at: datetime | None = None, clean: bool = True) -> None:
+    """The engine answered, to what was asked ``at`` that time (else now). The host is ready, unless containers that
+    were given up are still there (not ``clean``).
+    """
     Host.objects.filter(pk=host.pk).update(
-        last_seen_at=now(),
+        last_seen_at=at or now(),
         last_error="" if clean else "Containers that were given up are still there.",
         engine_version=engine_version[:60],
         engine_number=number_of(engine_version),

@@ -11,6 +11,7 @@ from apps.core import events, jobs
 from apps.core.errors import Conflict, Invalid
 from apps.hosts.models import Allocation, Cluster, Host, PortAllocation
 from apps.hosts.models.hosts import valid_labels
+from apps.hosts.services.claims import hosts_locked
 
 Availability = Host.Availability
 
@@ -50,6 +51,8 @@ def cluster_changed(*, cluster: Cluster) -> None:
     """Hand the cluster's ratios down to its hosts. Where more is promised by now than may be, nothing is stopped and
     nothing more is placed.
     """
+    # In the order in which placements lock them; an update of many rows keeps none.
+    hosts_locked(Host.objects.filter(cluster=cluster).values_list("pk", flat=True), ["pk"])
     Host.objects.filter(cluster=cluster).update(**ratios(cluster))
 
 
