@@ -15,7 +15,7 @@ import pytest
 from django.core.cache import cache
 
 from apps.core.clock import now
-from apps.hosts.models import Host, HostIdentity
+from apps.hosts.models import Authority, Host, HostIdentity
 from apps.hosts.services.hosts import host_remove
 from apps.hosts.services.joining import join_token_create
 from apps.hosts.services.onboarding import join_command
@@ -185,6 +185,20 @@ def test_after_a_renewal_dockerd_is_restarted_only_where_its_containers_live_on(
     assert (done.returncode, machine.told()) == (0, ["restart docker.service"]), done.stderr
     done = machine.run("/usr/local/sbin/berth-host", "report", "--once")
     assert (done.returncode, len(machine.told())) == (0, 1), done.stderr
+
+
+def test_whoever_answers_in_the_platforms_place_does_not_choose_whom_dockerd_trusts(machine, join):
+    assert join().returncode == 0
+    HostIdentity.objects.update(certificate_expires_at=now() + timedelta(days=5))
+    # The next answer is signed by somebody else.
+    Authority.objects.all().delete()
+    before = {name: (machine.state / name).read_bytes() for name in ("ca.pem", "cert.pem", "key.pem")}
+    machine.engine(live_restore=True, running=3)
+    (machine.stubs / "told").unlink()
+    done = machine.run("/usr/local/sbin/berth-host", "report", "--once")
+    assert (done.returncode, "does not fit" in done.stderr) == (1, True), done.stderr
+    assert {name: (machine.state / name).read_bytes() for name in before} == before
+    assert machine.told() == []
 
 
 def _reports(machine):
