@@ -7,6 +7,10 @@ from django.contrib.auth.models import AnonymousUser
 from guardian.shortcuts import assign_perm
 
 from apps.deployments.selectors import apps_visible_to
+from apps.deployments.services.explain import explain, shown
+from apps.deployments.services.releases import ReleaseSettings
+from apps.deployments.services.rollouts import rollout_start
+from apps.deployments.services.rules import RulesInvalid
 from apps.tenants.models import Membership
 from apps.tenants.permissions import Action, allows
 
@@ -63,3 +67,28 @@ def test_a_disabled_tenant_is_nobodys(world):
     world.acme.save()
     assert not allows(world.alice, Action.VIEW, app)
     assert not apps_visible_to(world.alice).exists()
+
+
+def test_a_guest_of_one_app_learns_nothing_of_the_tenants_others_nor_of_its_quota(world):
+    """One who was granted an app, and is no member."""
+    world.host()
+    app = world.app()
+    world.app("hidden")
+    for permission in ("view_app", "deploy_app"):
+        assign_perm(f"deployments.{permission}", world.charlie, app)
+    rules = [{"affinity": [slug]} for slug in ("hidden", "missing")]
+    answers = []
+    for placement in rules:
+        with pytest.raises(RulesInvalid) as caught:
+            explain(app, viewer=world.charlie, placement=placement)
+        answers.append(caught.value.detail.replace(placement["affinity"][0], "X"))
+    world.push(app)
+    for placement in rules:
+        with pytest.raises(RulesInvalid) as caught:
+            rollout_start(app=app, version="1.0", by=world.charlie, settings_=ReleaseSettings(placement=placement))
+        answers.append(caught.value.detail.replace(placement["affinity"][0], "X"))
+    assert len(set(answers)) == 1
+    assert explain(app, viewer=world.alice, placement=rules[0]).refused == {"does not run hidden": 1}
+    plain = explain(app, viewer=world.alice).plain()
+    assert shown(plain, app=app, viewer=world.charlie)["quota"]["left"] == {}
+    assert shown(plain, app=app, viewer=world.vera)["quota"]["left"] == plain["quota"]["left"] != {}

@@ -7,7 +7,7 @@ are locked in the order of their ids, and those whose generation moved since are
 in service and have that much left, and the ports inserted: hosts last, since everybody wants the same few, and whoever
 holds one keeps the others waiting until the commit. Whoever loses a host or a port rolls back and searches anew.
 
-The order in which rows are locked is everybody's: app, quota, hosts by id, their ports.
+The order in which rows are locked is everybody's: app, cluster (who queues), quota, hosts by id, their ports.
 """
 
 from __future__ import annotations
@@ -34,10 +34,12 @@ from apps.deployments.scheduler.weighers import ZONE, chosen
 from apps.deployments.services import candidates
 from apps.deployments.services.rules import rules_of
 from apps.hosts.selectors import hosts_of, ports_taken
-from apps.hosts.services.claims import Claim, Contended, claim, hosts_locked
+from apps.hosts.services.claims import Claim, Contended, claim, cluster_queue, hosts_locked
 from apps.tenants.services.tenants import quota_claim, quota_fitting
 
 ATTEMPTS = 8
+#: From this attempt on the losers of a cluster queue, so that each has only newcomers to lose against.
+QUEUED_FROM = 3
 #: How many hosts with room one placement looks at, at first. It goes on to the others while it has not enough.
 WINDOW = 32
 
@@ -108,6 +110,8 @@ def instances_place(
     for number in range(ATTEMPTS):
         try:
             with transaction.atomic():
+                if number >= QUEUED_FROM:
+                    cluster_queue(cluster_id=app.cluster_id)
                 return _attempt(ask, optimistic=number == 0)
         except Contended:
             continue

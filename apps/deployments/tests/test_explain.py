@@ -6,7 +6,6 @@ from collections import Counter
 
 import pytest
 from django.contrib.auth.models import Permission
-from guardian.shortcuts import assign_perm
 
 from apps.core.errors import BerthError
 from apps.core.models import Event
@@ -222,31 +221,6 @@ def test_of_another_tenants_host_only_the_number_is_told_and_nothing_of_its_stat
     assert told["refused"] == {"dedicated to another tenant": 1}
     assert [one["reason"] for one in told["hosts"]] == [""]
     assert "theirs" not in str(told)
-
-
-def test_a_guest_of_one_app_learns_nothing_of_the_tenants_others_nor_of_its_quota(world):
-    """One who was granted an app, and is no member."""
-    world.host()
-    app = world.app()
-    world.app("hidden")
-    for permission in ("view_app", "deploy_app"):
-        assign_perm(f"deployments.{permission}", world.charlie, app)
-    rules = [{"affinity": [slug]} for slug in ("hidden", "missing")]
-    answers = []
-    for placement in rules:
-        with pytest.raises(RulesInvalid) as caught:
-            module.explain(app, viewer=world.charlie, placement=placement)
-        answers.append(caught.value.detail.replace(placement["affinity"][0], "X"))
-    world.push(app)
-    for placement in rules:
-        with pytest.raises(RulesInvalid) as caught:
-            rollout_start(app=app, version="1.0", by=world.charlie, settings_=ReleaseSettings(placement=placement))
-        answers.append(caught.value.detail.replace(placement["affinity"][0], "X"))
-    assert len(set(answers)) == 1
-    assert explain(app, placement=rules[0]).refused == {"does not run hidden": 1}
-    plain = explain(app).plain()
-    assert shown(plain, app=app, viewer=world.charlie)["quota"]["left"] == {}
-    assert shown(plain, app=app, viewer=world.vera)["quota"]["left"] == plain["quota"]["left"] != {}
 
 
 def _refused(world, app, **values):

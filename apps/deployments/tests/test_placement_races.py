@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from functools import partial
 from uuid import uuid4
 
 import pytest
@@ -269,3 +270,13 @@ def test_strangers_do_not_get_in_where_a_host_is_dedicated_between_search_and_wr
         with pytest.raises(PlacementContended):
             instances_place(replica_set=replica_set, count=count)
     assert not Instance.objects.exists()
+
+
+def test_batches_that_race_for_what_is_left_end_exactly_full_and_are_told_no_host(world_committed):
+    """Room for 24 of 16 x 4: nobody is sent away as contended while there is room, and nobody gets too much."""
+    for _ in range(6):
+        world_committed.host(memory_mb=64 * 4)
+    sets = _sets(world_committed, 16)
+    outcomes = _race([partial(instances_place, replica_set=one, count=4) for one in sets])
+    assert outcomes == {"placed": 24, "placement.no_host": 10}
+    assert Instance.objects.count() == 24

@@ -13,7 +13,7 @@ from django.db.models import Case, F, IntegerField, Q, QuerySet, Value, When
 
 from apps.core import compiled
 from apps.core.clock import now
-from apps.hosts.models import Allocation, Host, PortAllocation
+from apps.hosts.models import Allocation, Cluster, Host, PortAllocation
 
 
 class Contended(Exception):
@@ -40,6 +40,11 @@ def hosts_locked(host_ids: Iterable[int], columns: Sequence[str]) -> list[tuple[
     """
     rows = Host.objects.filter(pk__in=host_ids).order_by("pk").select_for_update(no_key=True)
     return list(rows.values_list(*columns))
+
+
+def cluster_queue(*, cluster_id: int) -> None:
+    """Wait until no other placement of the cluster that lost its races is under way; ends with the transaction."""
+    Cluster.objects.select_for_update(no_key=True).only("pk").get(pk=cluster_id)
 
 
 def claim(*, claims: Sequence[Claim]) -> None:
