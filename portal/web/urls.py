@@ -19,6 +19,7 @@ urlpatterns = [
     path("apps/<slug:slug>/", app.app_page, name="app"),
     path("apps/<slug:slug>/live", app.app_live, name="app-live"),
     path("apps/<slug:slug>/deploy", app.app_deploy, name="app-deploy"),
+    path("apps/<slug:slug>/rollouts/<int:number>/cancel", app.rollout_cancel_page, name="rollout-cancel"),
     path("apps/<slug:slug>/undeploy", app.app_undeploy, name="app-undeploy"),
     path("apps/<slug:slug>/placement", placement.placement_page, name="placement"),
     path("apps/<slug:slug>/placement/<int:pk>", placement.explanation_page, name="explanation"),

@@ -11,6 +11,7 @@ urlpatterns = [
     path("apps/<slug:slug>/releases/", views.ReleaseList.as_view(), name="api-releases"),
     path("apps/<slug:slug>/rollouts/", views.RolloutList.as_view(), name="api-rollouts"),
     path("apps/<slug:slug>/rollouts/<int:number>/", views.RolloutDetail.as_view(), name="api-rollout"),
+    path("apps/<slug:slug>/rollouts/<int:number>/cancel/", views.RolloutCancel.as_view(), name="api-rollout-cancel"),
     path("apps/<slug:slug>/undeploy/", views.Undeploy.as_view(), name="api-undeploy"),
     path("apps/<slug:slug>/instances/", views.InstanceList.as_view(), name="api-instances"),
     path("apps/<slug:slug>/events/", views.EventList.as_view(), name="api-events"),

@@ -24,7 +24,7 @@ from apps.deployments.api.serializers import (
 from apps.deployments.models import App, Instance, Release, Rollout
 from apps.deployments.services.apps import app_create
 from apps.deployments.services.releases import ReleaseSettings
-from apps.deployments.services.rollouts import rollout_start, undeploy
+from apps.deployments.services.rollouts import rollout_cancel, rollout_start, undeploy
 from apps.registry.models import Version
 from apps.tenants.permissions import person
 from apps.tenants.selectors import tenant_visible_to
@@ -108,6 +108,14 @@ class RolloutDetail(OfApp):
     @extend_schema(operation_id="apps_rollouts_retrieve", responses=RolloutSerializer)
     def get(self, request: Request, slug: str, number: int) -> Response:
         return Response(RolloutSerializer(selectors.rollout_of(self.app, number)).data)
+
+
+class RolloutCancel(OfApp):
+    @extend_schema(operation_id="apps_rollouts_cancel", request=None, responses=RolloutSerializer)
+    def post(self, request: Request, slug: str, number: int) -> Response:
+        """Give up a rollout that has not moved the traffic yet; what served before serves on."""
+        rollout = rollout_cancel(app=self.app, number=number, by=person(request.user))
+        return Response(RolloutSerializer(rollout).data)
 
 
 class Undeploy(OfApp):

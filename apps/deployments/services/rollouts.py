@@ -10,6 +10,7 @@ from apps.core import events, jobs
 from apps.core.clock import after, now
 from apps.core.errors import BerthError, Conflict
 from apps.deployments.models import App, Instance, ReplicaSet, Rollout
+from apps.deployments.selectors import rollout_of
 from apps.deployments.services.apps import route_touch
 from apps.deployments.services.explain import refusal_explained
 from apps.deployments.services.placement import instances_place
@@ -24,6 +25,16 @@ MAX_INSTANCES = 500
 
 class RolloutInProgress(Conflict):
     code = "rollouts.in_progress"
+
+
+class RolloutNotOpen(Conflict):
+    code = "rollouts.not_open"
+
+
+class RolloutSwitched(Conflict):
+    """It is past the point at which the old version serves still: going back is a deploy."""
+
+    code = "rollouts.switched"
 
 
 class NotDeployed(Conflict):
@@ -64,7 +75,7 @@ def _start(app: App, version: str, by: User, instances: int | None, asked: Relea
     # One asker at a time per app: numbers stay dense and the check for an open rollout holds.
     app = _locked(app.pk)
     if app.rollouts.filter(status__in=Rollout.OPEN).exists():
-        raise RolloutInProgress(f"{app.slug} has a rollout in progress. Wait for it, or undeploy to stop it.")
+        raise RolloutInProgress(f"{app.slug} has a rollout in progress. Wait for it, or cancel it.")
     if instances is not None and not 1 <= instances <= MAX_INSTANCES:
         raise ReleaseInvalid(f"instances must be from 1 to {MAX_INSTANCES}.", field="instances")
     release = release_create(app=app, version=pinned, asked=asked, by=by)
@@ -143,7 +154,32 @@ def undeploy(*, app: App, by: User) -> Rollout:
 
 
 @transaction.atomic
-def rollout_end(*, rollout: Rollout, status: str, code: str = "", reason: str = "") -> bool:
+def rollout_cancel(*, app: App, number: int, by: User) -> Rollout:
+    """Give up a rollout in progress: what it began is removed, and what served before serves on.
+
+    Raises Denied, RolloutMissing, RolloutNotOpen, RolloutSwitched.
+    """
+    require(by, Action.DEPLOY, app)
+    app = _locked(app.pk)
+    rollout = rollout_of(app, number)
+    if rollout.status not in Rollout.OPEN:
+        raise RolloutNotOpen(f"Rollout {number} has ended already: it {rollout.get_status_display().lower()}.")
+    if rollout.target_id is None:
+        raise RolloutSwitched("The app is being taken down, which can't be cancelled. Deploy it again once it is down.")
+    if rollout.switched_route is not None:
+        raise RolloutSwitched(f"Rollout {number} has moved the traffic already. Deploy the version before to go back.")
+    reason = f"Cancelled by {by.username}."
+    rollout_end(
+        rollout=rollout, status=Rollout.Status.CANCELLED, code="rollout.cancelled", reason=reason, actor=by.username
+    )
+    ReplicaSet.objects.filter(pk=rollout.target_id).update(wanted=0, weight=0)
+    route_touch(app_id=app.pk)
+    rollout.refresh_from_db()
+    return rollout
+
+
+@transaction.atomic
+def rollout_end(*, rollout: Rollout, status: str, code: str = "", reason: str = "", actor: str = "") -> bool:
     """Compare-and-swap an open rollout to its end. False where somebody ended it before."""
     ended = Rollout.objects.filter(pk=rollout.pk, status__in=Rollout.OPEN).update(
         status=status, code=code, reason=reason, ended_at=now()
@@ -152,9 +188,10 @@ def rollout_end(*, rollout: Rollout, status: str, code: str = "", reason: str = 
         events.record(
             f"rollout.{status}",
             f"Rollout {rollout.number} {status}. {reason}".strip(),
-            level="info" if status == Rollout.Status.SUCCEEDED else "warning",
+            level="info" if status in (Rollout.Status.SUCCEEDED, Rollout.Status.CANCELLED) else "warning",
             tenant_id=rollout.app.tenant_id,
             app_id=rollout.app_id,
+            actor=actor,
             rollout=rollout.number,
             cause=code,
         )

@@ -121,6 +121,11 @@ def test_a_second_deploy_while_one_runs_is_a_conflict(world):
     assert client.post("/api/v1/apps/shop/rollouts/", {"version": "1.0"}).status_code == 202
     reply = client.post("/api/v1/apps/shop/rollouts/", {"version": "1.0"})
     assert (reply.status_code, reply.json()["code"]) == (409, "rollouts.in_progress")
+    reply = client.post("/api/v1/apps/shop/rollouts/1/cancel/")
+    assert (reply.status_code, reply.json()["status"], reply.json()["code"]) == (200, "cancelled", "rollout.cancelled")
+    reply = client.post("/api/v1/apps/shop/rollouts/1/cancel/")
+    assert (reply.status_code, reply.json()["code"]) == (409, "rollouts.not_open")
+    assert client.post("/api/v1/apps/shop/rollouts/", {"version": "1.0"}).status_code == 202
 
 
 def test_a_viewer_sees_but_may_not_change(world, deployed):
@@ -129,6 +134,7 @@ def test_a_viewer_sees_but_may_not_change(world, deployed):
     for path, body in (
         ("/api/v1/apps/shop/rollouts/", {"version": "1.0"}),
         ("/api/v1/apps/shop/undeploy/", {}),
+        ("/api/v1/apps/shop/rollouts/1/cancel/", {}),
         ("/api/v1/apps/", {"tenant": "acme", "slug": "other"}),
     ):
         reply = client.post(path, body)

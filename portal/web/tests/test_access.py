@@ -24,6 +24,7 @@ GETS = {
     "/apps/shop/live": (200, 200, 200, 404, 302),
     "/apps/shop/deploy": (302, 302, 302, 404, 302),
     "/apps/shop/undeploy": (200, 200, 403, 404, 302),
+    "/apps/shop/rollouts/1/cancel": (404, 404, 403, 404, 302),
     "/apps/shop/placement": (200, 200, 200, 404, 302),
     "/apps/shop/placement?instances=2": (200, 200, 200, 404, 302),
     "/apps/shop/placement/1": (404, 404, 404, 404, 302),
@@ -36,6 +37,7 @@ GETS = {
 POSTS = {
     "/apps/shop/deploy": (302, 302, 403, 404, 302),
     "/apps/shop/undeploy": (302, 302, 403, 404, 302),
+    "/apps/shop/rollouts/1/cancel": (404, 404, 403, 404, 302),
     "/apps/new": (400, 400, 403, 400, 302),
     "/account/tokens": (400, 400, 400, 400, 302),
     "/account/tokens/1/revoke": (404, 404, 404, 404, 302),
@@ -102,6 +104,7 @@ def test_what_the_role_denies_is_not_offered(shop: Any, world: Any, browser: Bro
         html = browser(name).get("/apps/shop/").content
         assert (b'id="deploy-form"' in html) is may
         assert (b"/apps/shop/undeploy" in html) is may
+        assert (b"/apps/shop/rollouts/1/cancel" in html) is may
         assert (b"docker push" in html) is may
         assert (b"/apps/new" in browser(name).get("/").content) is may
     text = words(browser("vera").get("/apps/shop/").content)

@@ -139,6 +139,20 @@ def test_undeploy_asks_first_then_does_it(shop: Any, world: Any, browser: Browse
     assert "undeploying" in text
 
 
+def test_cancelling_asks_first_then_does_it_and_is_told_when_it_is_too_late(
+    shop: Any, world: Any, browser: Browser
+) -> None:
+    rollout_start(app=shop, version="1.0", by=world.alice)
+    client = browser("bob")
+    assert "Cancel rollout 1?" in words(client.get("/apps/shop/rollouts/1/cancel").content)
+    assert Rollout.objects.get().status == "progressing"
+    text = words(client.post("/apps/shop/rollouts/1/cancel", follow=True).content)
+    assert "Rollout 1 is cancelled." in text
+    assert Rollout.objects.get().status == "cancelled"
+    again = words(client.post("/apps/shop/rollouts/1/cancel", follow=True).content)
+    assert "has ended already" in again
+
+
 def test_undeploying_what_does_not_run_is_told(shop: Any, browser: Browser) -> None:
     answer = browser("alice").post("/apps/shop/undeploy", follow=True)
     assert "runs nothing that could be undeployed" in words(answer.content)

@@ -11,8 +11,8 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from apps.core.errors import BerthError, Denied
 from apps.deployments.models import App
-from apps.deployments.selectors import app_visible_to
-from apps.deployments.services.rollouts import rollout_start, undeploy
+from apps.deployments.selectors import app_visible_to, rollout_of
+from apps.deployments.services.rollouts import rollout_cancel, rollout_start, undeploy
 from apps.tenants.permissions import Action, require
 from portal.web.forms import DeployForm
 from portal.web.gate import MemberRequest, member_page
@@ -92,6 +92,26 @@ def app_deploy(request: MemberRequest, slug: str) -> HttpResponse:
         _("Rollout %(number)d has begun: version %(version)s.")
         % {"number": rollout.number, "version": data["version"]},
     )
+    return redirect("web:app", slug=slug)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@member_page
+def rollout_cancel_page(request: MemberRequest, slug: str, number: int) -> HttpResponse:
+    """GET asks whether it is meant; POST does it."""
+    app = app_visible_to(request.user, slug)
+    require(request.user, Action.DEPLOY, app)
+    rollout = rollout_of(app, number)
+    if request.method != "POST":
+        return render(request, "web/rollout_cancel.html", {"app": app, "rollout": rollout, "live": AppLive(app)})
+    try:
+        rollout_cancel(app=app, number=number, by=request.user)
+    except Denied:
+        raise
+    except BerthError as error:
+        messages.error(request, explain(error))
+    else:
+        messages.success(request, _("Rollout %(number)d is cancelled.") % {"number": number})
     return redirect("web:app", slug=slug)
 
 
