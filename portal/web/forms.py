@@ -79,7 +79,22 @@ class AppForm(Styled, forms.Form):
         field.queryset = Tenant.objects.filter(pk__in=[tenant.pk for tenant in tenants])
 
 
-class DeployForm(Styled, forms.Form):
+class SizeForm(Styled, forms.Form):
+    """How many and how large: what a deploy and its dry run both ask for."""
+
+    instances = forms.IntegerField(label=_("Instances"), required=False, min_value=1, max_value=500)
+    memory_mb = forms.IntegerField(label=_("Memory (MiB)"), required=False, min_value=16)
+    cpu = forms.DecimalField(
+        label=_("CPU (cores)"),
+        required=False,
+        min_value=Decimal("0.01"),
+        max_value=256,
+        decimal_places=3,
+        widget=forms.NumberInput(attrs={"step": "0.01"}),
+    )
+
+
+class DeployForm(SizeForm):
     """Empty fields keep what the app's last release has; only the health path means something when empty."""
 
     #: Fields that services name in their errors, or codes that belong to one field -> field here.
@@ -93,17 +108,9 @@ class DeployForm(Styled, forms.Form):
         "env": "env",
     }
 
+    field_order = ("version",)
+
     version = forms.CharField(label=_("Version"), max_length=128, widget=forms.Select)
-    instances = forms.IntegerField(label=_("Instances"), required=False, min_value=1, max_value=500)
-    memory_mb = forms.IntegerField(label=_("Memory (MiB)"), required=False, min_value=16)
-    cpu = forms.DecimalField(
-        label=_("CPU (cores)"),
-        required=False,
-        min_value=Decimal("0.01"),
-        max_value=256,
-        decimal_places=3,
-        widget=forms.NumberInput(attrs={"step": "0.01"}),
-    )
     container_port = forms.IntegerField(
         label=_("Container port"),
         required=False,

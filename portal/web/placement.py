@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 from urllib.parse import urlencode
 
@@ -15,14 +14,14 @@ from django.utils.translation import gettext_lazy as _
 from apps.deployments.models import App, Release
 from apps.deployments.services.explain import reasons, shown
 from apps.tenants.permissions import Viewer
-from portal.web.forms import Styled
+from portal.web.forms import SizeForm
 from portal.web.texts import WEIGHERS, reason_of_host
 
 #: Weighers that say nothing where all hosts have the same of them.
 _TOLD_WHERE_THEY_DIFFER = ("untried", "own_hosts")
 
 
-class PlacementForm(Styled, forms.Form):
+class PlacementForm(SizeForm):
     """What would be asked for. Rules that have no field here stay as in the last release."""
 
     REFUSALS = {
@@ -34,16 +33,6 @@ class PlacementForm(Styled, forms.Form):
         "placement.rules_invalid": "constraints",
     }
 
-    instances = forms.IntegerField(label=_("Instances"), required=False, min_value=1, max_value=500)
-    memory_mb = forms.IntegerField(label=_("Memory (MiB)"), required=False, min_value=16)
-    cpu = forms.DecimalField(
-        label=_("CPU (cores)"),
-        required=False,
-        min_value=Decimal("0.01"),
-        max_value=256,
-        decimal_places=3,
-        widget=forms.NumberInput(attrs={"step": "0.01"}),
-    )
     constraints = forms.CharField(
         label=_("Rules for hosts"),
         required=False,

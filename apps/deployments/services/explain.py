@@ -25,7 +25,7 @@ from apps.deployments.scheduler.weighers import ZONE
 from apps.deployments.selectors import apps_visible_to
 from apps.deployments.services import candidates
 from apps.deployments.services.placement import Ask, request_of, search
-from apps.deployments.services.releases import ReleaseInvalid, ReleaseSettings
+from apps.deployments.services.releases import BOUNDS, ReleaseSettings, bounded
 from apps.deployments.services.rules import rules_checked
 from apps.deployments.services.spread import GlobalHasNoCount
 from apps.hosts.selectors import hosts_of
@@ -41,8 +41,6 @@ MAX_LISTED = 500
 STORED_HOSTS = 100
 STORED_PER_APP = 20
 STORED_CODES = frozenset({"placement.no_host", "quota.exceeded", "placement.contended"})
-#: What a release may ask for; the services that do it check it again.
-BOUNDS = {"instances": (1, 500), "memory_mb": (16, 1024 * 1024), "cpu_millis": (10, 256_000)}
 
 
 class ExplanationMissing(Missing):
@@ -135,8 +133,8 @@ def explain(
     last = app.releases.defer("env").order_by("-number").first()
     base = last or Release()
     release = Release(
-        memory_mb=_bounded("memory_mb", base.memory_mb if memory_mb is None else memory_mb),
-        cpu_millis=_bounded("cpu_millis", base.cpu_millis if cpu_millis is None else cpu_millis),
+        memory_mb=bounded("memory_mb", base.memory_mb if memory_mb is None else memory_mb),
+        cpu_millis=bounded("cpu_millis", base.cpu_millis if cpu_millis is None else cpu_millis),
         placement=base.placement if placement is None else rules_checked(placement, app=app, viewer=viewer),
     )
     count = _count(app, release, instances)
@@ -178,13 +176,6 @@ def explain(
     )
 
 
-def _bounded(name: str, value: int) -> int:
-    low, high = BOUNDS[name]
-    if not low <= value <= high:
-        raise ReleaseInvalid(f"{name} must be from {low} to {high}.", field=name)
-    return value
-
-
 def _count(app: App, release: Release, asked: int | None) -> int:
     """As a deploy takes it; of a global app no more than can be shown."""
     if release.placement.get("global"):
@@ -193,7 +184,7 @@ def _count(app: App, release: Release, asked: int | None) -> int:
         meant = candidates.matching(app.cluster_id, request_of(release, tenant_id=app.tenant_id)).count()
         return max(1, min(meant, BOUNDS["instances"][1]))
     if asked is not None:
-        return _bounded("instances", asked)
+        return bounded("instances", asked)
     return app.replica_sets.filter(wanted__gt=0).aggregate(size=Max("wanted"))["size"] or 1
 
 

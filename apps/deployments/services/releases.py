@@ -18,6 +18,14 @@ MAX_ENV_BYTES = 64 * 1024
 MAX_COMMAND = 64
 #: Seconds. A worker waits for it, so it stays well below a task's time limit.
 MAX_GRACE_S = 60
+#: The least and the most that may be asked for: MiB, thousandths of a core, seconds.
+BOUNDS = {
+    "instances": (1, 500),
+    "memory_mb": (16, 1024 * 1024),
+    "cpu_millis": (10, 256_000),
+    "container_port": (1, 65535),
+    "stop_grace_s": (0, MAX_GRACE_S),
+}
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 # RFC 3986 path and query characters; nothing that could end a request line.
 _HEALTH_PATH = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]{0,199}")
@@ -60,11 +68,11 @@ def release_create(*, app: App, version: Version, asked: ReleaseSettings, by: Us
         created_by=by.username,
         env=_env(asked.env if asked.env is not None else base.env),
         command=_command(asked.command if asked.command is not None else base.command),
-        container_port=_between("container_port", asked.container_port, base.container_port, 1, 65535),
-        memory_mb=_between("memory_mb", asked.memory_mb, base.memory_mb, 16, 1024 * 1024),
-        cpu_millis=_between("cpu_millis", asked.cpu_millis, base.cpu_millis, 10, 256_000),
+        container_port=_kept("container_port", asked, base),
+        memory_mb=_kept("memory_mb", asked, base),
+        cpu_millis=_kept("cpu_millis", asked, base),
         health_path=_health_path(asked.health_path if asked.health_path is not None else base.health_path),
-        stop_grace_s=_between("stop_grace_s", asked.stop_grace_s, base.stop_grace_s, 0, MAX_GRACE_S),
+        stop_grace_s=_kept("stop_grace_s", asked, base),
         placement=placement,
         is_global=bool(placement.get("global")),
     )
@@ -98,8 +106,14 @@ def _health_path(path: str) -> str:
     return path
 
 
-def _between(name: str, asked: int | None, last: int, low: int, high: int) -> int:
-    value = last if asked is None else asked
+def _kept(name: str, asked: ReleaseSettings, base: Release) -> int:
+    value = getattr(asked, name)
+    return bounded(name, getattr(base, name) if value is None else value)
+
+
+def bounded(name: str, value: int) -> int:
+    """The value, within BOUNDS. Raises ReleaseInvalid."""
+    low, high = BOUNDS[name]
     if not low <= value <= high:
         raise ReleaseInvalid(f"{name} must be from {low} to {high}.", field=name)
     return value

@@ -14,13 +14,11 @@ from apps.deployments.selectors import rollout_of
 from apps.deployments.services.apps import route_touch
 from apps.deployments.services.explain import refusal_explained
 from apps.deployments.services.placement import instances_place
-from apps.deployments.services.releases import ReleaseInvalid, ReleaseSettings, release_create
+from apps.deployments.services.releases import ReleaseSettings, bounded, release_create
 from apps.deployments.services.spread import GlobalHasNoCount, global_size
 from apps.registry.selectors import version_of
 from apps.tenants.models import User
 from apps.tenants.permissions import Action, require
-
-MAX_INSTANCES = 500
 
 
 class RolloutInProgress(Conflict):
@@ -76,8 +74,8 @@ def _start(app: App, version: str, by: User, instances: int | None, asked: Relea
     app = _locked(app.pk)
     if app.rollouts.filter(status__in=Rollout.OPEN).exists():
         raise RolloutInProgress(f"{app.slug} has a rollout in progress. Wait for it, or cancel it.")
-    if instances is not None and not 1 <= instances <= MAX_INSTANCES:
-        raise ReleaseInvalid(f"instances must be from 1 to {MAX_INSTANCES}.", field="instances")
+    if instances is not None:
+        bounded("instances", instances)
     release = release_create(app=app, version=pinned, asked=asked, by=by)
     if release.is_global:
         if instances is not None:

@@ -12,9 +12,9 @@ from apps.core.models import Event
 from apps.deployments.models import Instance, Release, ReplicaSet
 from apps.deployments.models.explanations import Explanation
 from apps.deployments.services import explain as module
-from apps.deployments.services.explain import BOUNDS, STORED_PER_APP, shown
+from apps.deployments.services.explain import STORED_PER_APP, shown
 from apps.deployments.services.placement import WINDOW, instances_place
-from apps.deployments.services.releases import ReleaseInvalid, ReleaseSettings
+from apps.deployments.services.releases import BOUNDS, ReleaseInvalid, ReleaseSettings
 from apps.deployments.services.rollouts import rollout_start
 from apps.deployments.services.rules import RulesInvalid
 from apps.deployments.services.spread import GlobalHasNoCount
@@ -171,7 +171,7 @@ def test_the_quota_is_told(world):
     assert (explained.quota.asked["memory_mb"], explained.quota.left["memory_mb"]) == (400, 300)
 
 
-@pytest.mark.parametrize(("name", "bounds"), BOUNDS.items())
+@pytest.mark.parametrize(("name", "bounds"), [(one, BOUNDS[one]) for one in ("instances", "memory_mb", "cpu_millis")])
 def test_numbers_out_of_bounds_are_refused_as_a_deploy_refuses_them(world, name, bounds):
     app = world.app()
     world.push(app)

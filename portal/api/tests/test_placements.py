@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from rest_framework.test import APIClient
 
+from apps.deployments.api.placements import ExplainThrottle
 from apps.deployments.models import Explanation, Instance
 from apps.tenants.services.tokens import token_create
 
@@ -25,6 +26,16 @@ def shop(world):
     app = world.app("shop")
     world.push(app)
     return app
+
+
+def test_who_asks_too_often_is_told_when_to_ask_again_and_nobody_else_is_kept_waiting(world, shop, monkeypatch):
+    monkeypatch.setattr(ExplainThrottle, "rate", "2/min")
+    client = _client(world.vera)
+    answers = [client.post(EXPLAIN, {"app": "shop"}) for _ in range(3)]
+    assert [one.status_code for one in answers] == [200, 200, 429]
+    assert answers[2].json()["code"] == "request.throttled"
+    assert 0 < int(answers[2]["Retry-After"]) <= 60
+    assert _client(world.bob).post(EXPLAIN, {"app": "shop"}).status_code == 200
 
 
 @pytest.mark.parametrize("who", ["alice", "bob", "vera"])

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from django.utils import translation
 
+from apps.deployments.api.placements import ExplainThrottle
 from apps.deployments.models import Explanation, Instance, Release, ReplicaSet
 from apps.deployments.scheduler import filters, weighers
 from apps.deployments.scheduler.constraints import parse
@@ -55,6 +56,19 @@ def test_the_answer_shows_chosen_hosts_with_bars_and_refused_ones_by_reason(
     assert "host-1" not in html
     assert offences(answer.content) == unlabelled(answer.content) == []
     assert not Instance.objects.exists()
+
+
+def test_who_asks_too_often_is_told_so_and_keeps_what_was_typed(
+    shop: Any, world: Any, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ExplainThrottle, "rate", "1/min")
+    client = browser("vera")
+    assert client.get(PAGE, SMALL).status_code == 200
+    answer = client.get(PAGE, SMALL)
+    assert answer.status_code == 429
+    assert "Too many dry runs within a minute" in words(answer.content)
+    assert 'value="64"' in answer.content.decode()
+    assert client.get(PAGE).status_code == 200, "the form alone costs nothing"
 
 
 def test_operators_who_are_members_see_names(shop: Any, world: Any, browser: Browser) -> None:
