@@ -1,7 +1,19 @@
 from apps.deployments.models.apps import App, Domain
+from apps.deployments.models.capsules import FailureCapsule
 from apps.deployments.models.explanations import Explanation
 from apps.deployments.models.gateways import Gateway
 from apps.deployments.models.instances import Instance
-from apps.deployments.models.releases import Release, ReplicaSet, Rollout
+from apps.deployments.models.releases import Release, ReplicaSet
+from apps.deployments.models.rollouts import Rollout
 
-__all__ = ["App", "Domain", "Explanation", "Gateway", "Instance", "Release", "ReplicaSet", "Rollout"]
+__all__ = [
+    "App",
+    "Domain",
+    "Explanation",
+    "FailureCapsule",
+    "Gateway",
+    "Instance",
+    "Release",
+    "ReplicaSet",
+    "Rollout",
+]

@@ -20,6 +20,7 @@ class App(Leased):
     slug = models.CharField(max_length=40, unique=True, validators=[valid_slug])
     created_at = models.DateTimeField(auto_now_add=True)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
+    deleting_at = models.DateTimeField(null=True, blank=True, editable=False, help_text="since when it is taken apart")
     # Discovery: a change of what should be routed adds to ``route_wanted``; the publisher writes the value that it
     # has published to ``route_published``, with the ZooKeeper transaction that did it.
     route_wanted = models.PositiveBigIntegerField(default=0, editable=False)

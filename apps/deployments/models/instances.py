@@ -45,8 +45,14 @@ class Instance(Leased):
     status_since = models.DateTimeField(auto_now_add=True)
     deadline_at = models.DateTimeField(null=True, blank=True, help_text="when this status ends by itself")
     container_id = models.CharField(max_length=64, blank=True)
-    failures = models.PositiveSmallIntegerField(default=0, help_text="failed probes in a row")
+    failures = models.PositiveSmallIntegerField(default=0, help_text="failed readiness checks in a row")
     failing_since = models.DateTimeField(null=True, blank=True, help_text="when the first of them was")
+    live_failures = models.PositiveSmallIntegerField(
+        default=0, db_default=0, help_text="failed liveness checks in a row, of a release that has one of its own"
+    )
+    last_check = models.TextField(blank=True, default="", db_default="", help_text="what the last failed check saw")
+    restarts = models.PositiveSmallIntegerField(default=0, db_default=0, help_text="in place, without a calm while")
+    retry_at = models.DateTimeField(null=True, blank=True, help_text="it is not started (again) before")
     exit_code = models.IntegerField(null=True, blank=True)
     code = models.CharField(max_length=64, blank=True, help_text="why it ended, for programs")
     reason = models.TextField(blank=True, help_text="why it ended, for people")
@@ -62,11 +68,25 @@ class Instance(Leased):
         related_name="replacements",
         help_text="of a host that is being drained; it stops once this one is ready",
     )
+    rebuild_as = models.ForeignKey(
+        ReplicaSet,
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="rebuilding",
+        help_text="once it is gone, one of this set takes its place: its host, its port, its claim",
+    )
     released = models.BooleanField(default=False)
     why = models.JSONField(
         default=dict, db_default={}, blank=True, help_text="what spoke for its host when it was placed"
     )
     created_at = models.DateTimeField(auto_now_add=True)
+    # When it got how far: a rollout's report says what took how long.
+    running_at = models.DateTimeField(null=True, blank=True)
+    ready_at = models.DateTimeField(null=True, blank=True)
+    leaving_at = models.DateTimeField(null=True, blank=True)
+    unrouted_at = models.DateTimeField(null=True, blank=True)
+    released_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         ordering = ("-id",)

@@ -1,4 +1,4 @@
-"""Releases, the replica sets that run them, and the rollouts that move an app between them."""
+"""Releases, and the replica sets that run them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,12 @@ from apps.registry.models import Version
 class Release(models.Model):
     """An immutable snapshot of all that decides how an app runs. Memory is MiB, CPU thousandths of a core."""
 
+    class OnFailure(models.TextChoices):
+        RESTART = "restart", "restart in place"
+        REPLACE = "replace", "replace, perhaps elsewhere"
+        REMOVE = "remove", "remove"
+        REPORT = "report", "only report"
+
     app = models.ForeignKey(App, on_delete=models.CASCADE, related_name="releases")
     number = models.PositiveIntegerField()
     version = models.ForeignKey(Version, on_delete=models.PROTECT, related_name="releases")
@@ -24,7 +30,20 @@ class Release(models.Model):
     container_port = models.PositiveIntegerField(default=8080)
     memory_mb = models.PositiveIntegerField(default=256)
     cpu_millis = models.PositiveIntegerField(default=100)
+    # Names of those env values that members may read (settings); the values of the others (secrets) are never shown.
+    env_readable = models.JSONField(default=list, db_default=[], blank=True)
     health_path = models.CharField(max_length=200, blank=True, help_text="empty: a TCP connect is enough")
+    # Over the defaults of apps.deployments.checks: ready for traffic, and alive. Without liveness, readiness is both.
+    readiness = models.JSONField(default=dict, db_default={}, blank=True)
+    liveness = models.JSONField(default=dict, db_default={}, blank=True)
+    on_failure = models.CharField(
+        max_length=8,
+        choices=OnFailure,
+        default=OnFailure.REPLACE,
+        db_default=OnFailure.REPLACE,
+        help_text="what is done with an instance that is not alive any more",
+    )
+    stop_signal = models.CharField(max_length=12, default="SIGTERM", db_default="SIGTERM")
     stop_grace_s = models.PositiveIntegerField(default=10)
     placement = models.JSONField(
         default=dict, db_default={}, blank=True, help_text="rules; apps.deployments.services.rules says what they are"
@@ -70,49 +89,3 @@ class ReplicaSet(models.Model):
 
     def __str__(self) -> str:
         return f"{self.wanted} of {self.release}"
-
-
-class Rollout(models.Model):
-    """One attempt to move an app to a release; or, with no ``target``, to nothing (undeploy)."""
-
-    class Status(models.TextChoices):
-        PENDING = "pending"
-        PROGRESSING = "progressing"
-        PAUSED = "paused"
-        SUCCEEDED = "succeeded"
-        FAILED = "failed"
-        CANCELLED = "cancelled"
-        ROLLED_BACK = "rolled_back"
-        SUPERSEDED = "superseded"
-
-    OPEN = (Status.PENDING, Status.PROGRESSING, Status.PAUSED)
-
-    app = models.ForeignKey(App, on_delete=models.CASCADE, related_name="rollouts")
-    number = models.PositiveIntegerField()
-    target = models.ForeignKey(ReplicaSet, null=True, blank=True, on_delete=models.CASCADE, related_name="rollouts")
-    instances = models.PositiveIntegerField(default=0)
-    status = models.CharField(max_length=12, choices=Status, default=Status.PENDING)
-    code = models.CharField(max_length=64, blank=True, help_text="why it ended, for programs")
-    reason = models.TextField(blank=True, help_text="why it ended, for people")
-    created_at = models.DateTimeField(auto_now_add=True)
-    created_by = models.CharField(max_length=150, blank=True)
-    deadline_at = models.DateTimeField()
-    switched_route = models.PositiveBigIntegerField(
-        null=True, blank=True, editable=False, help_text="App.route_wanted that gave the target its traffic"
-    )
-    ended_at = models.DateTimeField(null=True, blank=True)
-
-    class Meta:
-        ordering = ("-number",)
-        constraints = (
-            models.UniqueConstraint(fields=["app", "number"], name="rollout_number_once"),
-            # One at a time: the database itself refuses a second.
-            models.UniqueConstraint(
-                fields=["app"],
-                condition=Q(status__in=["pending", "progressing", "paused"]),
-                name="rollout_one_open_per_app",
-            ),
-        )
-
-    def __str__(self) -> str:
-        return f"rollout {self.number} of {self.app}"
