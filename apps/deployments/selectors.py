@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.conf import settings
 from django.db.models import Count, F, Q, QuerySet
@@ -77,6 +80,14 @@ def rollout_of(app: App, number: int) -> Rollout:
     return rollout
 
 
+def queue_position(rollout: Rollout) -> int | None:
+    """How many open ones of the app are before it; None unless it waits."""
+    if rollout.status != Rollout.Status.PENDING:
+        return None
+    before = Rollout.objects.filter(app_id=rollout.app_id, status__in=Rollout.OPEN, number__lt=rollout.number)
+    return before.count()
+
+
 def instances_of(app: App) -> QuerySet[Instance]:
     """All that it ever had, the newest first."""
     return app.instances.select_related("replica_set__release__version", "host")
@@ -114,6 +125,9 @@ class Publication:
     domains: tuple[str, ...]
     weights: dict[str, int]
     instances: tuple[Published, ...]
+    #: Share and container ids of each release, where a version's share is not enough to tell them apart.
+    groups: tuple[tuple[int, tuple[str, ...]], ...] = ()
+    policy: Mapping[str, object] = field(default_factory=dict)
 
 
 def publication_of(app_id: int) -> Publication | None:
@@ -127,25 +141,43 @@ def publication_of(app_id: int) -> Publication | None:
         .select_related("replica_set__release__version", "host")
         .order_by("pk")
     )
-    # A share is given per version. Of two releases of one version (another env, or a tag pushed anew) the one that
-    # has no share yet therefore stays out, or it would get the other's traffic before the switch.
-    weights: dict[str, int] = {}
-    for row in rows:
-        tag = row.replica_set.release.version.tag
-        weights[tag] = max(weights.get(tag, 0), row.replica_set.weight)
-    published = []
-    for row in rows:
-        tag = row.replica_set.release.version.tag
-        if row.replica_set.weight == 0 < weights[tag]:
-            continue
-        published.append(Published(tag, row.container_id, row.host.address, row.port))
     return Publication(
         app=app.slug,
         wanted=wanted,
         domains=tuple(app.domains.order_by("name").values_list("name", flat=True)),
-        weights=weights,
-        instances=tuple(published),
+        **_shares(app_id, list(rows)),
     )
+
+
+def _shares(app_id: int, rows: list[Instance]) -> dict[str, Any]:
+    """Which instances are published, and what part of the traffic each version gets; each release, where several
+    releases of one version have a part.
+
+    One that has no share stays out beside others of its version that have: it would get of theirs.
+    """
+    shared: dict[str, dict[int, int]] = defaultdict(dict)
+    for row in rows:
+        shared[row.replica_set.release.version.tag][row.replica_set_id] = row.replica_set.weight
+    published, groups = [], defaultdict(list)
+    for row in rows:
+        tag = row.replica_set.release.version.tag
+        if row.replica_set.weight == 0 < max(shared[tag].values()):
+            continue
+        published.append(Published(tag, row.container_id, row.host.address, row.port))
+        groups[row.replica_set_id].append(row.container_id)
+    mixed = any(sum(weight > 0 for weight in sets.values()) > 1 for sets in shared.values())
+    share_of = {pk: weight for sets in shared.values() for pk, weight in sets.items()}
+    return {
+        "weights": {tag: min(100, sum(sets.values())) for tag, sets in shared.items()},
+        "instances": tuple(published),
+        "groups": tuple((share_of[pk], tuple(sorted(ids))) for pk, ids in sorted(groups.items())) if mixed else (),
+        "policy": {} if rows or not _asleep(app_id) else {"asleep": True},
+    }
+
+
+def _asleep(app_id: int) -> bool:
+    """Scaled to none on purpose: a release that would serve, of which nothing is wanted."""
+    return ReplicaSet.objects.filter(app_id=app_id, weight__gt=0, wanted=0).exists()
 
 
 def live_of(replica_set_id: int) -> list[Instance]:
@@ -161,6 +193,7 @@ def unfinished_apps(limit: int) -> list[int]:
     may_try = Q(retry_at=None) | Q(retry_at__lte=at)
     off = ReplicaSet.objects.filter(may_try).annotate(live=live).exclude(live=F("wanted")).values("app_id")
     everywhere = ReplicaSet.objects.filter(may_try, wanted__gt=0, release__is_global=True).values("app_id")
+    retiring = ReplicaSet.objects.filter(retiring_until__isnull=False).values("app_id")
     moving = Instance.objects.filter(
         released=False, status__in=Instance.LIVE, host__availability=Host.Availability.DRAINING
     ).values("app_id")
@@ -169,6 +202,7 @@ def unfinished_apps(limit: int) -> list[int]:
         | Q(rollouts__status__in=Rollout.OPEN)
         | Q(pk__in=off)
         | Q(pk__in=everywhere)
+        | Q(pk__in=retiring)
         | Q(pk__in=moving)
     )
     # In no order: if there were ever more than the limit that can't be helped, the others would never be looked at.

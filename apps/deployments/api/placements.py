@@ -12,7 +12,7 @@ from rest_framework.response import Response
 from rest_framework.throttling import UserRateThrottle
 from rest_framework.views import APIView
 
-from apps.deployments.api.serializers import PlacementRules
+from apps.deployments.api.rollout_serializers import PlacementRules
 from apps.deployments.models import App
 from apps.deployments.selectors import app_visible_to
 from apps.deployments.services.explain import (

@@ -8,7 +8,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from apps.core.models import Event
-from apps.deployments.models import App, Instance, Release, Rollout
+from apps.deployments.models import App, Instance, Release
 from apps.deployments.selectors import app_url
 from apps.registry.models import Version
 
@@ -42,11 +42,12 @@ class VersionSerializer(serializers.ModelSerializer[Version]):
 
 
 class ReleaseSerializer(serializers.ModelSerializer[Release]):
-    """``env`` shows names only: values may be secrets."""
+    """``env_names`` are those of all variables; ``settings`` those that may be read, with their values."""
 
     version = serializers.CharField(source="version.tag", read_only=True)
     digest = serializers.CharField(source="version.digest", read_only=True)
     env_names = serializers.SerializerMethodField()
+    settings = serializers.SerializerMethodField()
 
     class Meta:
         model = Release
@@ -55,6 +56,7 @@ class ReleaseSerializer(serializers.ModelSerializer[Release]):
             "version",
             "digest",
             "env_names",
+            "settings",
             "command",
             "container_port",
             "memory_mb",
@@ -71,59 +73,9 @@ class ReleaseSerializer(serializers.ModelSerializer[Release]):
     def get_env_names(self, release: Release) -> list[str]:
         return sorted(release.env)
 
-
-class RolloutSerializer(serializers.ModelSerializer[Rollout]):
-    """``release`` and ``version`` are null for an undeploy."""
-
-    release = serializers.IntegerField(source="target.release.number", read_only=True, default=None, allow_null=True)
-    version = serializers.CharField(source="target.release.version.tag", read_only=True, default=None, allow_null=True)
-
-    class Meta:
-        model = Rollout
-        fields = (
-            "number",
-            "status",
-            "code",
-            "reason",
-            "release",
-            "version",
-            "instances",
-            "created_at",
-            "created_by",
-            "deadline_at",
-            "ended_at",
-        )
-        read_only_fields = fields
-
-
-class PlacementRules(serializers.Serializer[Any]):
-    """Where instances may run. What is left out is not restricted; the whole object replaces the last release's."""
-
-    constraints = serializers.ListField(child=serializers.CharField(max_length=200), required=False)
-    affinity = serializers.ListField(child=serializers.CharField(max_length=40), required=False)
-    anti_affinity = serializers.CharField(max_length=20, required=False)
-    min_engine = serializers.CharField(max_length=20, required=False, allow_blank=True)
-
-    def get_fields(self) -> dict[str, Any]:
-        # "global" is a word of Python.
-        return {**super().get_fields(), "global": serializers.BooleanField(required=False)}
-
-
-class RolloutInput(serializers.Serializer[Any]):
-    """What is left out stays as in the app's last release."""
-
-    version = serializers.CharField(max_length=128)
-    instances = serializers.IntegerField(required=False)
-    env = serializers.DictField(child=serializers.CharField(allow_blank=True, trim_whitespace=False), required=False)
-    command = serializers.ListField(
-        child=serializers.CharField(allow_blank=True, trim_whitespace=False), required=False
-    )
-    container_port = serializers.IntegerField(required=False)
-    memory_mb = serializers.IntegerField(required=False)
-    cpu_millis = serializers.IntegerField(required=False)
-    health_path = serializers.CharField(required=False, allow_blank=True)
-    stop_grace_s = serializers.IntegerField(required=False)
-    placement = PlacementRules(required=False)
+    @extend_schema_field(serializers.DictField(child=serializers.CharField()))
+    def get_settings(self, release: Release) -> dict[str, str]:
+        return {name: release.env[name] for name in release.env_readable if name in release.env}
 
 
 class InstanceSerializer(serializers.ModelSerializer[Instance]):

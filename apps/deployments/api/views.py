@@ -17,14 +17,10 @@ from apps.deployments.api.serializers import (
     EventSerializer,
     InstanceSerializer,
     ReleaseSerializer,
-    RolloutInput,
-    RolloutSerializer,
     VersionSerializer,
 )
-from apps.deployments.models import App, Instance, Release, Rollout
+from apps.deployments.models import App, Instance, Release
 from apps.deployments.services.apps import app_create
-from apps.deployments.services.releases import ReleaseSettings
-from apps.deployments.services.rollouts import rollout_cancel, rollout_start, undeploy
 from apps.registry.models import Version
 from apps.tenants.permissions import person
 from apps.tenants.selectors import tenant_visible_to
@@ -78,59 +74,6 @@ class ReleaseList(OfApp, generics.ListAPIView[Release]):
 
     def get_queryset(self) -> QuerySet[Release]:
         return selectors.releases_of(self.app)
-
-
-class RolloutList(OfApp, generics.ListAPIView[Rollout]):
-    serializer_class = RolloutSerializer
-    queryset = Rollout.objects.none()
-
-    def get_queryset(self) -> QuerySet[Rollout]:
-        return selectors.rollouts_of(self.app)
-
-    @extend_schema(request=RolloutInput, responses={202: RolloutSerializer})
-    def post(self, request: Request, slug: str) -> Response:
-        """Deploy a version: everything is placed before the answer, and carried out by the workers after it."""
-        given = RolloutInput(data=request.data)
-        given.is_valid(raise_exception=True)
-        asked = dict(given.validated_data)
-        version, instances = asked.pop("version"), asked.pop("instances", None)
-        rollout = rollout_start(
-            app=self.app,
-            version=version,
-            by=person(request.user),
-            instances=instances,
-            settings_=ReleaseSettings(**asked),
-        )
-        return _accepted(request, rollout, slug)
-
-
-class RolloutDetail(OfApp):
-    @extend_schema(operation_id="apps_rollouts_retrieve", responses=RolloutSerializer)
-    def get(self, request: Request, slug: str, number: int) -> Response:
-        return Response(RolloutSerializer(selectors.rollout_of(self.app, number)).data)
-
-
-class RolloutCancel(OfApp):
-    @extend_schema(operation_id="apps_rollouts_cancel", request=None, responses=RolloutSerializer)
-    def post(self, request: Request, slug: str, number: int) -> Response:
-        """Give up a rollout that has not moved the traffic yet; what served before serves on."""
-        rollout = rollout_cancel(app=self.app, number=number, by=person(request.user))
-        return Response(RolloutSerializer(rollout).data)
-
-
-class Undeploy(OfApp):
-    @extend_schema(operation_id="apps_undeploy", request=None, responses={202: RolloutSerializer})
-    def post(self, request: Request, slug: str) -> Response:
-        """Take the app down: unpublished first, then stopped, removed and freed."""
-        return _accepted(request, undeploy(app=self.app, by=person(request.user)), slug)
-
-
-def _accepted(request: Request, rollout: Rollout, slug: str) -> Response:
-    return Response(
-        RolloutSerializer(rollout).data,
-        status=status.HTTP_202_ACCEPTED,
-        headers={"Location": request.build_absolute_uri(f"/api/v1/apps/{slug}/rollouts/{rollout.number}/")},
-    )
 
 
 class InstanceList(OfApp, generics.ListAPIView[Instance]):

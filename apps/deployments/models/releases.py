@@ -82,10 +82,20 @@ class ReplicaSet(models.Model):
         null=True, blank=True, editable=False, help_text="missing instances are not placed before"
     )
 
+    retiring_until = models.DateTimeField(
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="given up, it serves on beside the app's other set until that one is complete, but not longer",
+    )
+
     class Meta:
         ordering = ("-id",)
         constraints = (models.CheckConstraint(condition=Q(weight__lte=100), name="replica_set_weight_is_a_share"),)
-        indexes = (models.Index(fields=["app"], condition=Q(wanted__gt=0), name="replica_set_wanted"),)
+        indexes = (
+            models.Index(fields=["app"], condition=Q(wanted__gt=0), name="replica_set_wanted"),
+            models.Index(fields=["app"], condition=Q(retiring_until__isnull=False), name="replica_set_retiring"),
+        )
 
     def __str__(self) -> str:
         return f"{self.wanted} of {self.release}"

@@ -37,7 +37,9 @@ def counts(app: App) -> None:
         leaving = {one.pk for one in moving}
         # While one moves there are two of it, which are one towards what is wanted.
         doubles = [one for one in live if one.replaces_id in leaving]
-        missing = replica_set.wanted - (len(live) - len(doubles))
+        # Some take over the places of others once those are gone.
+        coming = Instance.objects.filter(app=app, rebuild_as=replica_set, released=False).count()
+        missing = replica_set.wanted - (len(live) - len(doubles)) - coming
         if missing > 0:
             _grow(app, replica_set, missing)
         elif missing < 0:

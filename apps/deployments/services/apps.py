@@ -78,6 +78,15 @@ def app_create(*, tenant: Tenant, slug: str, by: User) -> App:
     return app
 
 
+def app_locked(app_id: int) -> App:
+    """The app's row, locked: whoever changes several rows of an app takes it first, so no two wait in a ring.
+
+    Without its key: a placement that inserts an instance refers to the row while it holds the quota that the holder
+    of this lock may be about to ask for.
+    """
+    return App.objects.select_for_update(no_key=True).get(pk=app_id)
+
+
 def route_touch(*, app_id: int) -> None:
     """What should be routed has changed: part of the transaction that changes it."""
     App.objects.filter(pk=app_id).update(route_wanted=F("route_wanted") + 1)

@@ -13,8 +13,9 @@ from apps.core import events, jobs
 from apps.core.clock import after, now
 from apps.deployments.models import Instance, ReplicaSet
 from apps.deployments.services.apps import route_touch
-from apps.hosts.services.claims import free, held_by
-from apps.tenants.services.tenants import quota_release
+from apps.hosts.models import Allocation
+from apps.hosts.services.claims import Contended, free, hand_over, held_by
+from apps.tenants.services.tenants import QuotaExceeded, quota_claim, quota_release
 
 Status = Instance.Status
 
@@ -53,13 +54,15 @@ def instance_started(*, instance: Instance, container_id: str) -> bool:
         Status.RUNNING,
         container_id=container_id,
         deadline_at=after(settings.READY_DEADLINE_S),
+        running_at=now(),
     )
 
 
 @transaction.atomic
 def instance_ready(*, instance: Instance) -> bool:
     """It answered its check: from the next publication on it gets traffic."""
-    if not _move(instance, [Status.RUNNING], Status.HEALTHY, deadline_at=None, failures=0, was_routed=True):
+    first = {} if instance.ready_at else {"ready_at": now()}
+    if not _move(instance, [Status.RUNNING], Status.HEALTHY, deadline_at=None, failures=0, was_routed=True, **first):
         return False
     _record(instance, "instance.ready", f"Instance {instance.short_id} is ready.")
     route_touch(app_id=instance.app_id)
@@ -114,16 +117,17 @@ def instance_lost(*, instance: Instance) -> bool:
 
 
 @transaction.atomic
-def instance_drain(*, instance: Instance) -> bool:
-    """It is wanted no more."""
+def instance_drain(*, instance: Instance, rebuild_as: int | None = None) -> bool:
+    """It is wanted no more. ``rebuild_as``: the replica set one of which takes its place once it is gone."""
     old = [Status.PLACED, Status.STARTING, Status.RUNNING, Status.HEALTHY]
-    if not _move(instance, old, Status.DRAINING, deadline_at=None):
+    if not _move(instance, old, Status.DRAINING, deadline_at=None, rebuild_as=rebuild_as):
         return False
     _leave(instance)
     return True
 
 
 def _leave(instance: Instance) -> None:
+    Instance.objects.filter(pk=instance.pk, leaving_at=None).update(leaving_at=now())
     route_touch(app_id=instance.app_id)
     jobs.enqueue(jobs.RECONCILE_INSTANCE, instance.pk)
 
@@ -131,7 +135,7 @@ def _leave(instance: Instance) -> None:
 def instance_unrouted(*, instance: Instance, epoch: str, zxid: int) -> None:
     """Note the ZooKeeper transaction from which on it is not published, and until when gateways are waited for."""
     Instance.objects.filter(pk=instance.pk, unrouted_zxid=0).update(
-        unrouted_epoch=epoch, unrouted_zxid=zxid, deadline_at=after(settings.DRAIN_DEADLINE_S)
+        unrouted_epoch=epoch, unrouted_zxid=zxid, deadline_at=after(settings.DRAIN_DEADLINE_S), unrouted_at=now()
     )
 
 
@@ -140,10 +144,10 @@ def instance_released(*, instance: Instance) -> bool:
     """Its container is gone, or given up with its host: free what it held, all in one transaction."""
     finals = {Status.DRAINING: Status.STOPPED, Status.LOST: Status.LOST}
     final = finals.get(Status(instance.status), Status.FAILED)
-    if not _move(instance, [instance.status], final, released=True, deadline_at=None):
+    if not _move(instance, [instance.status], final, released=True, deadline_at=None, released_at=now()):
         return False
     allocation = held_by(instance.uid)
-    if allocation is not None:
+    if allocation is not None and not instance_rebuilt(instance=instance, allocation=allocation):
         quota_release(
             tenant_id=allocation.tenant_id,
             memory_mb=allocation.memory_mb,
@@ -156,6 +160,37 @@ def instance_released(*, instance: Instance) -> bool:
     # What it held may be just what a replacement waits for. A back-off is worked out anew from the failures.
     ReplicaSet.objects.filter(pk=instance.replica_set_id).update(retry_at=None)
     jobs.enqueue(jobs.RECONCILE_APP, instance.app_id)
+    return True
+
+
+def instance_rebuilt(*, instance: Instance, allocation: Allocation) -> bool:
+    """One of another replica set takes this one's place, host, port and claim; part of the transaction that ends this.
+
+    False where that is not asked for, or not possible: then it is placed like any other.
+    """
+    heir = ReplicaSet.objects.select_related("release", "app").filter(pk=instance.rebuild_as_id or 0).first()
+    if heir is None or instance.status != Status.DRAINING or not heir.wanted:
+        return False
+    release = heir.release
+    new = Instance(
+        app=heir.app,
+        replica_set=heir,
+        host_id=instance.host_id,
+        port=instance.port,
+        deadline_at=after(settings.START_DEADLINE_S),
+        why={"in place": 1.0},
+    )
+    had = {"memory_mb": allocation.memory_mb, "cpu_millis": allocation.cpu_millis, "instances": 1}
+    takes = {"memory_mb": release.memory_mb, "cpu_millis": release.cpu_millis, "instances": 1}
+    try:
+        with transaction.atomic():
+            quota_release(tenant_id=allocation.tenant_id, **had)
+            quota_claim(tenant_id=allocation.tenant_id, **takes, beyond=False)
+            hand_over(allocation=allocation, owner=new.uid, memory_mb=release.memory_mb, cpu_millis=release.cpu_millis)
+            new.save()
+    except (Contended, QuotaExceeded):
+        return False
+    jobs.enqueue(jobs.RECONCILE_INSTANCE, new.pk)
     return True
 
 

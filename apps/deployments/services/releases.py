@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from django.db.models import Max
+
 from apps.core.errors import Invalid
-from apps.deployments.models import App, Release
+from apps.deployments.models import App, Release, Rollout
 from apps.deployments.services.rules import rules_checked
 from apps.registry.models import Version
 from apps.tenants.models import User
@@ -39,14 +41,18 @@ class ReleaseInvalid(Invalid):
 
 @dataclass(frozen=True, slots=True)
 class ReleaseSettings:
-    """What a release is made of, next to its version. None keeps what the app's last release has.
+    """What a release is made of, next to its version. None keeps what the release before it has (see ``base_of``).
 
+    ``env`` replaces all variables by these, whose values nobody can read again. ``secrets`` and ``settings`` change
+    single ones (None as value takes one away); a setting's value can be read by the app's members.
     ``placement`` holds rules as apps.deployments.services.rules takes them.
 
     Memory is MiB, CPU thousandths of a core, the grace before a kill seconds.
     """
 
     env: Mapping[str, str] | None = None
+    secrets: Mapping[str, str | None] | None = None
+    settings: Mapping[str, str | None] | None = None
     command: Sequence[str] | None = None
     container_port: int | None = None
     memory_mb: int | None = None
@@ -58,15 +64,18 @@ class ReleaseSettings:
 
 def release_create(*, app: App, version: Version, asked: ReleaseSettings, by: User) -> Release:
     """The app's next release; part of a transaction that holds the app's row. Raises ReleaseInvalid."""
-    last = app.releases.order_by("-number").first()
-    base = last or Release(container_port=8080, memory_mb=256, cpu_millis=100, health_path="/_ping", stop_grace_s=10)
+    base = base_of(app) or Release(
+        container_port=8080, memory_mb=256, cpu_millis=100, health_path="/_ping", stop_grace_s=10
+    )
+    env, readable = _env_asked(asked, base)
     placement = rules_checked(asked.placement, app=app, viewer=by) if asked.placement is not None else base.placement
     release = Release(
         app=app,
-        number=(last.number if last else 0) + 1,
+        number=_next_number(app),
         version=version,
         created_by=by.username,
-        env=_env(asked.env if asked.env is not None else base.env),
+        env=_env(env),
+        env_readable=sorted(readable),
         command=_command(asked.command if asked.command is not None else base.command),
         container_port=_kept("container_port", asked, base),
         memory_mb=_kept("memory_mb", asked, base),
@@ -78,6 +87,67 @@ def release_create(*, app: App, version: Version, asked: ReleaseSettings, by: Us
     )
     release.save()
     return release
+
+
+def base_of(app: App) -> Release | None:
+    """What a new release is made from: the one on its way in, else the one that serves, else the last.
+
+    Not simply the last: what was given up for its bad settings must not come back with the next deploy.
+    """
+    releases = app.releases.select_related("version")
+    coming = releases.filter(replica_set__rollouts__status__in=Rollout.OPEN).order_by("-number").first()
+    serving = None if coming else releases.filter(replica_set__weight__gt=0).order_by("-number").first()
+    return coming or serving or releases.order_by("-number").first()
+
+
+#: What makes a release, beside its number and who asked for it.
+CONTENT = (
+    "version_id",
+    "env",
+    "env_readable",
+    "command",
+    "container_port",
+    "memory_mb",
+    "cpu_millis",
+    "health_path",
+    "readiness",
+    "liveness",
+    "on_failure",
+    "stop_signal",
+    "stop_grace_s",
+    "placement",
+    "is_global",
+)
+
+
+def release_copy(*, app: App, of: Release, by: User) -> Release:
+    """The app's next release with an old one's whole content; part of a transaction that holds the app's row."""
+    content = {name: getattr(of, name) for name in CONTENT}
+    release = Release(app=app, number=_next_number(app), created_by=by.username, **content)
+    release.save()
+    return release
+
+
+def _next_number(app: App) -> int:
+    return (app.releases.aggregate(last=Max("number"))["last"] or 0) + 1
+
+
+def _env_asked(asked: ReleaseSettings, base: Release) -> tuple[dict[str, str], set[str]]:
+    """The variables, and the names of those that can be read."""
+    env = dict(base.env if asked.env is None else asked.env)
+    readable = set(base.env_readable if asked.env is None else ())
+    if both := set(asked.secrets or ()) & set(asked.settings or ()):
+        raise ReleaseInvalid(f"{min(both)[:60]!r} is both a secret and a setting.", field="settings")
+    for changes, shown in ((asked.secrets, False), (asked.settings, True)):
+        for name, value in (changes or {}).items():
+            readable.discard(name)
+            if value is None:
+                env.pop(name, None)
+                continue
+            env[name] = value
+            if shown:
+                readable.add(name)
+    return env, readable
 
 
 def _env(env: Mapping[str, str]) -> dict[str, str]:

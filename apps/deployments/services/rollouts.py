@@ -1,27 +1,38 @@
-"""Rollouts: asked for here, carried out by reconcile."""
+"""Rollouts: asked for here, carried out by reconcile with the moves of ``moves``."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Exists, Max, OuterRef
+from django.db.models import Max
 
-from apps.core import events, jobs
+from apps.core import events
 from apps.core.clock import after, now
-from apps.core.errors import BerthError, Conflict
-from apps.deployments.models import App, Instance, ReplicaSet, Rollout
+from apps.core.errors import BerthError, Conflict, Missing
+from apps.deployments.models import App, Release, ReplicaSet, Rollout
 from apps.deployments.selectors import rollout_of
-from apps.deployments.services.apps import route_touch
+from apps.deployments.services.apps import app_locked, route_touch
 from apps.deployments.services.explain import refusal_explained
-from apps.deployments.services.placement import instances_place
-from apps.deployments.services.releases import ReleaseSettings, bounded, release_create
+from apps.deployments.services.moves import Move, rollout_begin, rollout_end, rollout_give_up, rollout_move
+from apps.deployments.services.releases import ReleaseSettings, base_of, bounded, release_copy, release_create
 from apps.deployments.services.spread import GlobalHasNoCount, global_size
+from apps.deployments.services.strategies import LONGEST_S, Options, batch_of, resolved
 from apps.registry.selectors import version_of
 from apps.tenants.models import User
 from apps.tenants.permissions import Action, require
 
+Kind, Phase, Status = Rollout.Kind, Rollout.Phase, Rollout.Status
+
+#: So many may wait behind the one that is under way.
+QUEUE = 10
+
 
 class RolloutInProgress(Conflict):
+    """As many wait as may; or what was asked for can't be done beside a rollout."""
+
     code = "rollouts.in_progress"
 
 
@@ -29,8 +40,14 @@ class RolloutNotOpen(Conflict):
     code = "rollouts.not_open"
 
 
+class RolloutNotPaused(Conflict):
+    """There is nothing that waits for somebody."""
+
+    code = "rollouts.not_paused"
+
+
 class RolloutSwitched(Conflict):
-    """It is past the point at which the old version serves still: going back is a deploy."""
+    """It is past the point at which the old version serves still: going back is a rollback."""
 
     code = "rollouts.switched"
 
@@ -39,106 +56,194 @@ class NotDeployed(Conflict):
     code = "apps.not_deployed"
 
 
-def rollout_start(
-    *, app: App, version: str, by: User, instances: int | None = None, settings_: ReleaseSettings | None = None
-) -> Rollout:
-    """Release this version and start moving the app to it: everything is placed before this returns.
+class ReleaseMissing(Missing):
+    code = "releases.not_found"
 
-    Raises Denied, VersionMissing, ReleaseInvalid, RolloutInProgress, QuotaExceeded, NoHost, PlacementContended;
-    then nothing of it exists but an event and, where there was no room, an explanation (``extra["explanation"]``).
+
+def rollout_start(
+    *,
+    app: App,
+    version: str,
+    by: User,
+    instances: int | None = None,
+    settings_: ReleaseSettings | None = None,
+    options: Options | None = None,
+) -> Rollout:
+    """Release this version and start moving the app to it; where a rollout is under way this one waits behind it.
+
+    What it begins with is placed before this returns. Raises Denied, VersionMissing, ReleaseInvalid, RolloutInvalid,
+    RolloutInProgress, QuotaExceeded, NoHost, PlacementContended; then nothing of it exists but an event and, where
+    there was no room, an explanation (``extra["explanation"]``).
     """
     require(by, Action.DEPLOY, app)
+    asked = settings_ or ReleaseSettings()
+
+    def release(locked: App) -> Release:
+        return release_create(app=locked, version=version_of(app.slug, version), asked=asked, by=by)
+
     try:
-        return _start(app, version, by, instances, settings_ or ReleaseSettings())
+        return _start(app, by, release, instances, options or Options(), Kind.DEPLOY)
     except BerthError as error:
-        kept = refusal_explained(
-            app=app, by=by, error=error, instances=instances, settings_=settings_ or ReleaseSettings()
-        )
-        events.record(
-            "rollout.refused",
-            f"Deploying {version[:128]} was refused: {error.detail}",
-            level="warning",
-            tenant_id=app.tenant_id,
-            app_id=app.pk,
-            actor=by.username,
-            cause=error.code,
-            **({} if kept is None else {"explanation": kept}),
-        )
+        kept = refusal_explained(app=app, by=by, error=error, instances=instances, settings_=asked)
+        _refused(app, by, f"Deploying {version[:128]}", error, kept)
         raise
 
 
+def rollback_start(
+    *, app: App, release: int | None, by: User, instances: int | None = None, options: Options | None = None
+) -> Rollout:
+    """A rollout to a new release that has the whole content of an old one: of the given number, else of the last that
+    served before the present one. Raises as ``rollout_start`` does, and ReleaseMissing.
+    """
+    require(by, Action.DEPLOY, app)
+    old = rollback_target(app, release)
+    try:
+        return _start(
+            app,
+            by,
+            lambda locked: release_copy(app=locked, of=old, by=by),
+            instances,
+            options or Options(),
+            Kind.ROLLBACK,
+        )
+    except BerthError as error:
+        _refused(app, by, f"Rolling back to release {old.number}", error, None)
+        raise
+
+
+def rollback_target(app: App, number: int | None) -> Release:
+    """The release of that number; with None the last that served before the present one. Raises ReleaseMissing."""
+    releases = app.releases.select_related("version")
+    if number is not None:
+        found = releases.filter(number=number).first()
+        if found is None:
+            raise ReleaseMissing(f"{app.slug} has no release {number}.")
+        return found
+    present = base_of(app)
+    served = releases.filter(replica_set__rollouts__status=Status.SUCCEEDED)
+    before = served.filter(number__lt=present.number).order_by("-number").first() if present else None
+    if before is None:
+        raise ReleaseMissing(f"{app.slug} has no release before the present one to go back to.")
+    return before
+
+
+def _refused(app: App, by: User, what: str, error: BerthError, explanation: int | None) -> None:
+    events.record(
+        "rollout.refused",
+        f"{what} was refused: {error.detail}",
+        level="warning",
+        tenant_id=app.tenant_id,
+        app_id=app.pk,
+        actor=by.username,
+        cause=error.code,
+        **({} if explanation is None else {"explanation": explanation}),
+    )
+
+
 @transaction.atomic
-def _start(app: App, version: str, by: User, instances: int | None, asked: ReleaseSettings) -> Rollout:
-    pinned = version_of(app.slug, version)
-    # One asker at a time per app: numbers stay dense and the check for an open rollout holds.
-    app = _locked(app.pk)
-    if app.rollouts.filter(status__in=Rollout.OPEN).exists():
-        raise RolloutInProgress(f"{app.slug} has a rollout in progress. Wait for it, or cancel it.")
+def _start(
+    app: App,
+    by: User,
+    make: Callable[[App], Release],
+    instances: int | None,
+    options: Options,
+    kind: str,
+) -> Rollout:
+    # One asker at a time per app: numbers stay dense and the look at the queue holds.
+    app = app_locked(app.pk)
     if instances is not None:
         bounded("instances", instances)
-    release = release_create(app=app, version=pinned, asked=asked, by=by)
+    release = make(app)
+    if options.supersede:
+        _supersede(app, by)
+    waiting = app.rollouts.filter(status__in=Rollout.OPEN).count()
+    if waiting > QUEUE:
+        raise RolloutInProgress(f"{QUEUE} rollouts of {app.slug} wait already. Cancel some, or supersede them.")
     if release.is_global:
         if instances is not None:
             raise GlobalHasNoCount("A global app runs once on every matching host: leave instances out.")
         count = global_size(app=app, release=release)
     else:
         count = instances if instances is not None else _current_size(app)
-    serving = app.replica_sets.filter(wanted__gt=0).exists()
-    target = ReplicaSet.objects.create(app=app, release=release, wanted=count, weight=0 if serving else 100)
-    rollout = _open(app, target, count, by)
-    placed = instances_place(replica_set=target, count=count)
-    for instance in placed:
-        jobs.enqueue(jobs.RECONCILE_INSTANCE, instance.pk)
-    jobs.enqueue(jobs.RECONCILE_APP, app.pk)
+    columns = resolved(options, instances=count, is_global=release.is_global)
+    target = ReplicaSet.objects.create(app=app, release=release)
+    rollout = _open(app, target, count, by, kind=kind, **columns)
+    if not waiting and rollout_begin(rollout=rollout, place=True):
+        rollout.refresh_from_db()
+        return rollout
     events.record(
-        "rollout.started",
-        f"Rolling out {version} as release {release.number} with {count} instances.",
+        "rollout.queued",
+        f"Rollout {rollout.number} (release {release.number}) waits for the one before it.",
         tenant_id=app.tenant_id,
         app_id=app.pk,
         actor=by.username,
         rollout=rollout.number,
         release=release.number,
     )
+    route_touch(app_id=app.pk)
     return rollout
 
 
-def _locked(app_id: int) -> App:
-    """The app's row, locked: whoever changes several rows of an app takes it first, so no two wait in a ring.
+def _supersede(app: App, by: User) -> None:
+    """Give up what is open; what can't be given up any more is waited for."""
+    for rollout in app.rollouts.filter(status__in=Rollout.OPEN).order_by("-number"):
+        if rollout.target_id is None or rollout.phase == Phase.ENDING:
+            continue
+        _give_up(rollout, Status.SUPERSEDED, f"{by.username} asked for something newer.", by)
 
-    Without its key: a placement that inserts an instance refers to the row while it holds the quota that the holder
-    of this lock may be about to ask for.
-    """
-    return App.objects.select_for_update(no_key=True).get(pk=app_id)
+
+def _give_up(rollout: Rollout, status: str, reason: str, by: User) -> None:
+    code = f"rollout.{status}"
+    if rollout.status == Status.PENDING:
+        rollout_end(rollout=rollout, status=status, code=code, reason=reason, actor=by.username)
+    else:
+        rollout_give_up(rollout=rollout, status=status, code=code, reason=reason, actor=by.username)
 
 
 def _current_size(app: App) -> int:
+    coming = app.rollouts.filter(status__in=Rollout.OPEN, target__isnull=False).order_by("-number").first()
+    if coming is not None:
+        return coming.instances
     return app.replica_sets.filter(wanted__gt=0).aggregate(size=Max("wanted"))["size"] or 1
 
 
-def _open(app: App, target: ReplicaSet | None, count: int, by: User) -> Rollout:
+def _open(app: App, target: ReplicaSet | None, count: int, by: User, **values: Any) -> Rollout:
     number = (app.rollouts.aggregate(last=Max("number"))["last"] or 0) + 1
+    columns: dict[str, Any] = {
+        "status": Status.PENDING,
+        "timeline": [{"step": "asked", "at": now().isoformat()}],
+        "deadline_at": after(LONGEST_S),
+        **values,
+    }
     return Rollout.objects.create(
-        app=app,
-        number=number,
-        target=target,
-        instances=count,
-        status=Rollout.Status.PROGRESSING,
-        created_by=by.username,
-        deadline_at=after(settings.ROLLOUT_DEADLINE_S),
+        app=app, number=number, target=target, instances=count, created_by=by.username, **columns
     )
 
 
 @transaction.atomic
 def undeploy(*, app: App, by: User) -> Rollout:
-    """Take the app down to nothing; a rollout in progress is superseded. Raises Denied, NotDeployed."""
+    """Take the app down to nothing; what is open or waits is superseded. Raises Denied, NotDeployed."""
     require(by, Action.DEPLOY, app)
-    app = _locked(app.pk)
-    if not app.instances.filter(released=False).exists() and not app.replica_sets.filter(wanted__gt=0).exists():
+    app = app_locked(app.pk)
+    sets = app.replica_sets.exclude(wanted=0, weight=0, retiring_until=None)
+    if not app.instances.filter(released=False).exists() and not sets.exists():
         raise NotDeployed(f"{app.slug} runs nothing that could be undeployed.")
     for rollout in app.rollouts.filter(status__in=Rollout.OPEN):
-        rollout_end(rollout=rollout, status=Rollout.Status.SUPERSEDED, code="rollout.superseded", reason="Undeployed.")
-    app.replica_sets.filter(wanted__gt=0).update(wanted=0, weight=0)
-    rollout = _open(app, None, 0, by)
+        rollout_end(rollout=rollout, status=Status.SUPERSEDED, code="rollout.superseded", reason="Undeployed.")
+    sets.update(wanted=0, weight=0, retiring_until=None)
+    at = now()
+    rollout = _open(
+        app,
+        None,
+        0,
+        by,
+        kind=Kind.UNDEPLOY,
+        status=Status.PROGRESSING,
+        phase=Phase.ENDING,
+        began_at=at,
+        phase_since=at,
+        deadline_at=after(settings.ROLLOUT_DEADLINE_S),
+    )
     events.record(
         "undeploy.started",
         "Undeploying.",
@@ -151,81 +256,71 @@ def undeploy(*, app: App, by: User) -> Rollout:
     return rollout
 
 
+def _found(app: App, number: int, by: User) -> tuple[App, Rollout]:
+    """Of an open rollout, with the app's row locked. Raises Denied, RolloutMissing, RolloutNotOpen."""
+    require(by, Action.DEPLOY, app)
+    app = app_locked(app.pk)
+    rollout = rollout_of(app, number)
+    if rollout.status not in Rollout.OPEN:
+        raise RolloutNotOpen(f"Rollout {number} has ended already: {rollout.get_status_display().lower()}.")
+    return app, rollout
+
+
 @transaction.atomic
 def rollout_cancel(*, app: App, number: int, by: User) -> Rollout:
-    """Give up a rollout in progress: what it began is removed, and what served before serves on.
+    """Give up a rollout that waits or is under way: what served before serves, as many instances as it had.
 
     Raises Denied, RolloutMissing, RolloutNotOpen, RolloutSwitched.
     """
-    require(by, Action.DEPLOY, app)
-    app = _locked(app.pk)
-    rollout = rollout_of(app, number)
-    if rollout.status not in Rollout.OPEN:
-        raise RolloutNotOpen(f"Rollout {number} has ended already: it {rollout.get_status_display().lower()}.")
+    app, rollout = _found(app, number, by)
     if rollout.target_id is None:
         raise RolloutSwitched("The app is being taken down, which can't be cancelled. Deploy it again once it is down.")
-    if rollout.switched_route is not None:
-        raise RolloutSwitched(f"Rollout {number} has moved the traffic already. Deploy the version before to go back.")
-    reason = f"Cancelled by {by.username}."
-    rollout_end(
-        rollout=rollout, status=Rollout.Status.CANCELLED, code="rollout.cancelled", reason=reason, actor=by.username
-    )
-    ReplicaSet.objects.filter(pk=rollout.target_id).update(wanted=0, weight=0)
-    route_touch(app_id=app.pk)
+    if rollout.status != Status.PENDING and rollout.phase == Phase.ENDING:
+        raise RolloutSwitched(f"Rollout {number} is through: the old version is going already. Roll back instead.")
+    _give_up(rollout, Status.CANCELLED, f"Cancelled by {by.username}.", by)
     rollout.refresh_from_db()
     return rollout
 
 
 @transaction.atomic
-def rollout_end(*, rollout: Rollout, status: str, code: str = "", reason: str = "", actor: str = "") -> bool:
-    """Compare-and-swap an open rollout to its end. False where somebody ended it before."""
-    ended = Rollout.objects.filter(pk=rollout.pk, status__in=Rollout.OPEN).update(
-        status=status, code=code, reason=reason, ended_at=now()
-    )
-    if ended:
-        events.record(
-            f"rollout.{status}",
-            f"Rollout {rollout.number} {status}. {reason}".strip(),
-            level="info" if status in (Rollout.Status.SUCCEEDED, Rollout.Status.CANCELLED) else "warning",
-            tenant_id=rollout.app.tenant_id,
-            app_id=rollout.app_id,
-            actor=actor,
-            rollout=rollout.number,
-            cause=code,
-        )
-    return bool(ended)
+def rollout_pause(*, app: App, number: int, by: User) -> Rollout:
+    """Let it go no further until it is continued, a day at most; both versions serve on as they do.
 
-
-@transaction.atomic
-def rollout_fail(*, rollout: Rollout, code: str, reason: str) -> None:
-    """The target is given up; what served before serves on, untouched."""
-    _locked(rollout.app_id)
-    if not rollout_end(rollout=rollout, status=Rollout.Status.FAILED, code=code, reason=reason):
-        return
-    if rollout.target_id is not None:
-        ReplicaSet.objects.filter(pk=rollout.target_id).update(wanted=0, weight=0)
-    route_touch(app_id=rollout.app_id)
-
-
-@transaction.atomic
-def rollout_switch(*, rollout: Rollout) -> bool:
-    """All of the target is ready: it gets the traffic, and the other replica sets are wanted no more.
-
-    False where it was not so after all, or somebody else did it. The rollout goes on until that is published.
+    Raises Denied, RolloutMissing, RolloutNotOpen, RolloutSwitched.
     """
-    target_id = rollout.target_id
-    if target_id is None:
-        return False
-    _locked(rollout.app_id)
-    target = ReplicaSet.objects.get(pk=target_id)
-    healthy = Instance.objects.filter(replica_set=target, status=Instance.Status.HEALTHY, released=False)
-    # One that another of them replaces is about to go: the two are one.
-    ready = healthy.exclude(Exists(healthy.filter(replaces=OuterRef("pk")))).count()
-    still = Rollout.objects.filter(pk=rollout.pk, status__in=Rollout.OPEN, switched_route=None)
-    if ready < target.wanted or not still.exists():
-        return False
-    ReplicaSet.objects.filter(app_id=rollout.app_id).exclude(pk=target.pk).update(wanted=0, weight=0)
-    ReplicaSet.objects.filter(pk=target.pk).update(weight=100)
-    route_touch(app_id=rollout.app_id)
-    still.update(switched_route=App.objects.values_list("route_wanted").filter(pk=rollout.app_id))
-    return True
+    app, rollout = _found(app, number, by)
+    if rollout.target_id is None or rollout.phase not in (Phase.MOVING, Phase.JUDGING):
+        raise RolloutSwitched(f"Rollout {number} has nothing left that could be paused.")
+    if rollout.status == Status.PENDING:
+        raise RolloutNotOpen(f"Rollout {number} has not begun yet. Cancel it, or wait.")
+    if rollout.status == Status.PROGRESSING:
+        rollout_move(rollout=rollout, move=Move(status=Status.PAUSED, mark="paused"))
+        rollout.refresh_from_db()
+    return rollout
+
+
+@transaction.atomic
+def rollout_continue(*, app: App, number: int, by: User) -> Rollout:
+    """Let a paused rollout go on, a canary to its next step; of one that keeps the old version, let that go now.
+
+    Raises Denied, RolloutMissing, RolloutNotOpen, RolloutNotPaused.
+    """
+    app, rollout = _found(app, number, by)
+    if rollout.status == Status.PAUSED:
+        move = Move(status=Status.PROGRESSING, mark="continued")
+        if rollout.steps and rollout.phase == Phase.JUDGING and rollout.step < len(rollout.steps):
+            move = next_step(rollout, mark="continued")
+    elif rollout.phase == Phase.KEEPING:
+        move = Move(phase=Phase.ENDING, mark="continued")
+    else:
+        raise RolloutNotPaused(f"Rollout {number} waits for nobody.")
+    rollout_move(rollout=rollout, move=move)
+    rollout.refresh_from_db()
+    return rollout
+
+
+def next_step(rollout: Rollout, *, mark: str) -> Move:
+    """A canary's way to its next step, from a pause or from work."""
+    step = rollout.step + 1
+    there = batch_of(Rollout(instances=rollout.instances, steps=rollout.steps, step=step))
+    return Move(status=Status.PROGRESSING, phase=Phase.MOVING, step=step, target_wanted=there, mark=mark)

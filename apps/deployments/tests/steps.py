@@ -10,9 +10,14 @@ from apps.deployments.services.rollouts import rollout_start
 from apps.hosts.models import Allocation, Host, PortAllocation
 
 
-def deploy(app, world, instances=2, version="1.0", **values):
+def deploy(app, world, instances=2, version="1.0", options=None, **values):
     return rollout_start(
-        app=app, version=version, by=world.alice, instances=instances, settings_=ReleaseSettings(**values)
+        app=app,
+        version=version,
+        by=world.alice,
+        instances=instances,
+        settings_=ReleaseSettings(**values),
+        options=options,
     )
 
 

@@ -79,7 +79,7 @@ def test_what_has_ended_moved_its_traffic_or_takes_the_app_down_can_not_be_cance
     with pytest.raises(RolloutNotOpen, match="succeeded"):
         _cancel(app, world, rollout.number)
     Rollout.objects.update(status="progressing")
-    with pytest.raises(RolloutSwitched, match="moved the traffic"):
+    with pytest.raises(RolloutSwitched, match="is through"):
         _cancel(app, world, rollout.number)
     Rollout.objects.update(status="succeeded")
     down = undeploy(app=app, by=world.bob)

@@ -13,6 +13,7 @@ from apps.core.models import Event
 from apps.deployments import reconcile
 from apps.deployments.models import Instance, ReplicaSet
 from apps.deployments.services.rollouts import undeploy
+from apps.deployments.services.strategies import Options
 from apps.deployments.tests.steps import deploy
 from apps.hosts.engines.base import EngineInfo, NetworksExhausted
 from apps.hosts.engines.memory import MemoryEngine
@@ -20,6 +21,7 @@ from apps.hosts.models import Allocation, Cluster, Host
 from apps.hosts.services.hosts import host_set_availability
 
 Status = Instance.Status
+ALL_AT_ONCE = Options(strategy="blue_green", keep_s=0, judge_s=0)
 
 
 @pytest.fixture
@@ -271,7 +273,7 @@ def test_a_release_with_hard_anti_affinity_has_one_per_host_and_its_successor_fi
     rollout.refresh_from_db()
     assert rollout.status == "succeeded"
     with pytest.raises(BerthError, match="runs one of this release already: 3"):
-        deploy(app, world, instances=4)
+        deploy(app, world, instances=4, options=ALL_AT_ONCE)
 
 
 # --- what two reviews found: interleavings in which each step alone is right ---
@@ -282,7 +284,7 @@ def test_a_rollout_on_a_host_that_is_drained_does_not_end_with_fewer_than_wanted
     deploy(app, world)
     loop.settle()
     world.push(app, tag="2.0", digest="b" * 64)
-    rollout = deploy(app, world, version="2.0", placement={"anti_affinity": "hard"})
+    rollout = deploy(app, world, version="2.0", options=ALL_AT_ONCE, placement={"anti_affinity": "hard"})
     moved, never = rollout.target.instances.order_by("pk")
     asked = loop.clients.probe
 

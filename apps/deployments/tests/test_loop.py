@@ -123,7 +123,7 @@ def test_a_failing_second_version_leaves_the_first_serving(app, world, hosts, lo
     rollout = deploy(app, world, version="2.0")
     loop.settle(10)
     rollout.refresh_from_db()
-    assert rollout.status == Rollout.Status.FAILED
+    assert rollout.status == Rollout.Status.ROLLED_BACK
     assert discovery.nodes["shop"] == before
     assert discovery.weights["shop"] == {"1.0": 100}
 

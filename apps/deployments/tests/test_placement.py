@@ -83,7 +83,7 @@ def test_a_refused_deploy_leaves_an_event_and_nothing_else(world, short):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_of_two_deploys_at_once_one_is_refused(transactional_db, world_committed):
+def test_of_two_deploys_at_once_one_waits_behind_the_other(transactional_db, world_committed):
     world = world_committed
     world.host()
     app = world.app()
@@ -106,7 +106,8 @@ def test_of_two_deploys_at_once_one_is_refused(transactional_db, world_committed
         thread.start()
     for thread in threads:
         thread.join()
-    assert outcomes == {"started": 1, "rollouts.in_progress": 1}
+    assert outcomes == {"started": 2}
+    assert sorted(Rollout.objects.values_list("number", "status")) == [(1, "progressing"), (2, "pending")]
     assert Instance.objects.count() == 1
 
 
@@ -122,14 +123,14 @@ def test_a_deploy_and_a_replacement_of_one_app_at_once_wait_for_each_other_in_no
     version = world.push(app)
     release = Release.objects.create(app=app, number=1, version=version, memory_mb=64, cpu_millis=10)
     running = ReplicaSet.objects.create(app=app, release=release, wanted=2, weight=100)
-    app_locked, quota_held = threading.Event(), threading.Event()
+    locked_now, quota_held = threading.Event(), threading.Event()
     replacing = threading.local()
-    lock, claim = rollouts._locked, placement.quota_claim
+    lock, claim = rollouts.app_locked, placement.quota_claim
     errors: list[str] = []
 
     def lock_then_wait(pk):
         locked = lock(pk)
-        app_locked.set()
+        locked_now.set()
         quota_held.wait(2)
         return locked
 
@@ -137,9 +138,9 @@ def test_a_deploy_and_a_replacement_of_one_app_at_once_wait_for_each_other_in_no
         claim(**values)
         if getattr(replacing, "now", False):
             quota_held.set()
-            app_locked.wait(2)
+            locked_now.wait(2)
 
-    monkeypatch.setattr(rollouts, "_locked", lock_then_wait)
+    monkeypatch.setattr(rollouts, "app_locked", lock_then_wait)
     monkeypatch.setattr(placement, "quota_claim", claim_then_wait)
 
     def deploy():
@@ -147,7 +148,7 @@ def test_a_deploy_and_a_replacement_of_one_app_at_once_wait_for_each_other_in_no
 
     def replace():
         replacing.now = True
-        app_locked.wait(2)
+        locked_now.wait(2)
         instances_place(replica_set=ReplicaSet.objects.get(pk=running.pk), count=1)
 
     def guarded(work):

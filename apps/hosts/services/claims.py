@@ -151,6 +151,31 @@ def held_by(owner: UUID) -> Allocation | None:
     return Allocation.objects.filter(owner=owner).first()
 
 
+def hand_over(*, allocation: Allocation, owner: UUID, memory_mb: int, cpu_millis: int) -> None:
+    """What one owner holds of a host, its port too, is another's now, and becomes so large. Part of a transaction.
+
+    Raises Contended where the host is not in service, or has no room for what is more than before.
+    """
+    more_memory, more_cpu = memory_mb - allocation.memory_mb, cpu_millis - allocation.cpu_millis
+    host = Host.objects.filter(
+        pk=allocation.host_id, status=Host.Status.READY, availability=Host.Availability.ACTIVE
+    ).filter(
+        Q(memory_mb_free__gte=more_memory) if more_memory > 0 else Q(),
+        Q(cpu_millis_capacity__gte=F("cpu_millis_claimed") + more_cpu) if more_cpu > 0 else Q(),
+    )
+    changes = {
+        "generation": F("generation") + 1,
+        "memory_mb_claimed": F("memory_mb_claimed") + more_memory,
+        "cpu_millis_claimed": F("cpu_millis_claimed") + more_cpu,
+    }
+    if not host.update(**changes):
+        raise Contended
+    ports = PortAllocation.objects.filter(owner=allocation.owner, status=PortAllocation.Status.CLAIMED)
+    held = Allocation.objects.filter(pk=allocation.pk)
+    if not ports.update(owner=owner) or not held.update(owner=owner, memory_mb=memory_mb, cpu_millis=cpu_millis):
+        raise Contended
+
+
 def free(*, allocation: Allocation, epoch: str, zxid: int) -> None:
     """Give back what an owner holds; its port goes into quarantine until gateways served ``zxid``.
 

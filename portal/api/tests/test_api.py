@@ -114,11 +114,15 @@ def test_a_slug_of_others_is_refused(world, slug, code):
     assert reply.json()["code"] == code
 
 
-def test_a_second_deploy_while_one_runs_is_a_conflict(world):
+def test_a_second_deploy_while_one_runs_waits_in_the_queue_and_too_many_are_a_conflict(world):
     world.host()
     world.push(world.app("shop"))
     client = _client(world.bob)
     assert client.post("/api/v1/apps/shop/rollouts/", {"version": "1.0"}).status_code == 202
+    for position in range(1, 11):
+        reply = client.post("/api/v1/apps/shop/rollouts/", {"version": "1.0"})
+        told = reply.json()
+        assert (reply.status_code, told["status"], told["queue_position"]) == (202, "pending", position)
     reply = client.post("/api/v1/apps/shop/rollouts/", {"version": "1.0"})
     assert (reply.status_code, reply.json()["code"]) == (409, "rollouts.in_progress")
     reply = client.post("/api/v1/apps/shop/rollouts/1/cancel/")

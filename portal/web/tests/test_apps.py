@@ -13,7 +13,8 @@ from django.test.utils import CaptureQueriesContext
 from apps.core import events
 from apps.deployments.models import App, Instance
 from apps.deployments.services.instances import instance_fail
-from apps.deployments.services.rollouts import rollout_fail, rollout_start
+from apps.deployments.services.moves import rollout_give_up
+from apps.deployments.services.rollouts import rollout_start
 from portal.web import errors
 from portal.web.tests.conftest import Browser, instances_add
 from portal.web.tests.pages import offences, words
@@ -131,7 +132,7 @@ def test_the_page_says_why_the_last_rollout_failed(shop: Any, world: Any, browse
     assert "Rolling out 1.0 as release 1. 0 of 1 ready" in words(client.get("/apps/shop/").content)
     instance = Instance.objects.get()
     instance_fail(instance=instance, code="instance.out_of_memory", reason="Killed: it used too much.", exit_code=137)
-    rollout_fail(rollout=rollout, code="instance.out_of_memory", reason="Killed: it used too much.")
+    rollout_give_up(rollout=rollout, status="failed", code="instance.out_of_memory", reason="Killed: it used too much.")
     text = words(client.get("/apps/shop/").content)
     assert "deploy failed" in text or "undeploying" in text
     assert "The rollout of 1.0 (release 1) failed. Killed: it used too much. instance.out_of_memory" in text

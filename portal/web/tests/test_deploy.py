@@ -120,11 +120,10 @@ def test_no_room_is_told_and_nothing_is_claimed(
     assert f'value="{change["memory_mb"]}"' in answer.content.decode()
 
 
-def test_a_second_rollout_is_refused_while_one_is_open(shop: Any, world: Any, browser: Browser) -> None:
+def test_a_second_rollout_waits_behind_the_one_that_is_open(shop: Any, world: Any, browser: Browser) -> None:
     rollout_start(app=shop, version="1.0", by=world.alice)
-    answer = browser("bob").post("/apps/shop/deploy", {"version": "1.0"})
-    assert answer.status_code == 409
-    assert "rollouts.in_progress" in words(answer.content)
+    answer = browser("bob").post("/apps/shop/deploy", {"version": "1.0"}, follow=True)
+    assert "Rollout 2 waits behind 1 other." in words(answer.content)
 
 
 def test_undeploy_asks_first_then_does_it(shop: Any, world: Any, browser: Browser) -> None:

@@ -7,11 +7,12 @@ from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 from django.views.decorators.http import require_http_methods, require_safe
 
 from apps.core.errors import BerthError, Denied
-from apps.deployments.models import App
-from apps.deployments.selectors import app_visible_to, rollout_of
+from apps.deployments.models import App, Rollout
+from apps.deployments.selectors import app_visible_to, queue_position, rollout_of
 from apps.deployments.services.rollouts import rollout_cancel, rollout_start, undeploy
 from apps.tenants.permissions import Action, require
 from portal.web.forms import DeployForm
@@ -87,11 +88,16 @@ def app_deploy(request: MemberRequest, slug: str) -> HttpResponse:
         form.add_refusal(error, DeployForm.REFUSALS)
         kept = error.extra.get("explanation")
         return _render(request, app, rights, form, status=error.status, explanation=kept)
-    messages.success(
-        request,
-        _("Rollout %(number)d has begun: version %(version)s.")
-        % {"number": rollout.number, "version": data["version"]},
-    )
+    if rollout.status == Rollout.Status.PENDING:
+        words = ngettext(
+            "Rollout %(number)d waits behind %(before)d other.",
+            "Rollout %(number)d waits behind %(before)d others.",
+            before := queue_position(rollout) or 1,
+        )
+        messages.success(request, words % {"number": rollout.number, "before": before})
+    else:
+        words = _("Rollout %(number)d has begun: version %(version)s.")
+        messages.success(request, words % {"number": rollout.number, "version": data["version"]})
     return redirect("web:app", slug=slug)
 
 
