@@ -13,8 +13,11 @@ from apps.deployments.models import App, Instance, Release, ReplicaSet, Rollout
 from apps.deployments.services.placement import NoHost, instances_place
 from apps.deployments.services.releases import ReleaseSettings
 from apps.deployments.services.rollouts import rollout_start
+from apps.deployments.services.strategies import Options
 from apps.hosts.models import Allocation, PortAllocation
 from apps.tenants.services.tenants import QuotaExceeded
+
+BLUE_GREEN = Options(strategy="blue_green")
 
 
 def _replica_set(world, **values):
@@ -144,7 +147,7 @@ def test_a_deploy_and_a_replacement_of_one_app_at_once_wait_for_each_other_in_no
     monkeypatch.setattr(placement, "quota_claim", claim_then_wait)
 
     def deploy():
-        rollout_start(app=App.objects.get(pk=app.pk), version="1.0", by=world.alice, instances=1)
+        rollout_start(app=App.objects.get(pk=app.pk), version="1.0", by=world.alice, instances=1, options=BLUE_GREEN)
 
     def replace():
         replacing.now = True
