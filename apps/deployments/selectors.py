@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from django.conf import settings
@@ -107,13 +108,19 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """What should be routed for one app, as of ``wanted`` (App.route_wanted)."""
+    """What should be routed for one app, as of ``wanted`` (App.route_wanted).
+
+    ``groups``: a share (0 to 100) and the container ids that get it together; where there are any, gateways go by them
+    instead of ``weights``. ``policy``: see contract.Route.
+    """
 
     app: str
     wanted: int
     domains: tuple[str, ...]
     weights: dict[str, int]
     instances: tuple[Published, ...]
+    groups: tuple[tuple[int, tuple[str, ...]], ...] = ()
+    policy: Mapping[str, object] = field(default_factory=dict)
 
 
 def publication_of(app_id: int) -> Publication | None:
