@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
 from django.core.cache import cache
 
-from gateway.contract import GatewayState
+from gateway.contract import (
+    ANSWER_BOUNDS_MS,
+    ANSWER_BUCKETS,
+    STATUS_CLASSES,
+    AppTraffic,
+    ContainerTraffic,
+    GatewayState,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +52,8 @@ class FakeDiscovery:
     epoch_name: str = "epoch-1"
     nodes: dict[str, dict[tuple[str, str], str]] = field(default_factory=dict)
     weights: dict[str, dict[str, int]] = field(default_factory=dict)
+    groups: dict[str, tuple[tuple[int, tuple[str, ...]], ...]] = field(default_factory=dict)
+    policies: dict[str, dict[str, object]] = field(default_factory=dict)
     served: dict[str, int] = field(default_factory=dict)
     automatic: bool = True
     down: bool = False
@@ -62,6 +72,8 @@ class FakeDiscovery:
         self.zxid += 1
         self.nodes[app] = {(one.version, one.container_id): f"{one.host}:{one.port}" for one in wanted.instances}
         self.weights[app] = wanted.weights
+        self.groups[app] = wanted.groups
+        self.policies[app] = dict(wanted.policy)
         if self.automatic:
             self.served = dict.fromkeys(self.served, self.zxid)
         return Receipt(wanted.wanted, self.epoch_name, self.zxid)
@@ -92,6 +104,43 @@ class FakeDiscovery:
         if self.down:
             raise DiscoveryUnavailable("down")
         return {app: dict(addresses) for app, addresses in self.nodes.items()}
+
+
+@dataclass
+class FakeTraffic:
+    """Gateways' counters in memory: app -> gateway -> counters. Empty, as of gateways that don't answer."""
+
+    counters: dict[str, dict[str, AppTraffic]] = field(default_factory=dict)
+    since: str = "00000000-0000-0000-0000-000000000001"
+
+    def of(self, app: str, states: Sequence[GatewayState]) -> dict[str, AppTraffic]:
+        return dict(self.counters.get(app, {}))
+
+    def count(
+        self, app: str, container: str, requests: int = 1, *, errors: int = 0, ms: int = 10, gateway: str = "gw-1"
+    ) -> None:
+        """So many more requests that the container answered in ``ms``, ``errors`` of them with a 5xx."""
+        have = self.counters.setdefault(app, {}).get(gateway)
+        containers = dict(have.containers) if have else {}
+        one = containers.get(container) or ContainerTraffic(0, 0, (0,) * ANSWER_BUCKETS)
+        histogram = list(one.histogram)
+        histogram[bisect_left(ANSWER_BOUNDS_MS, ms)] += requests
+        containers[container] = ContainerTraffic(one.requests + requests, one.errors_5xx + errors, tuple(histogram))
+        classes = dict(have.classes) if have else dict.fromkeys(STATUS_CLASSES, 0)
+        classes["5"] += errors
+        classes["2"] += requests - errors
+        self.counters[app][gateway] = AppTraffic(
+            gateway=gateway,
+            app=app,
+            since=self.since,
+            requests=(have.requests if have else 0) + requests,
+            classes=classes,
+            unserved=0,
+            broken=0,
+            listening=True,
+            dropped=0,
+            containers=containers,
+        )
 
 
 @pytest.fixture
@@ -190,7 +239,8 @@ class Loop:
         from apps.deployments.reconcile import Clients
 
         self.discovery = discovery
-        self.clients = Clients(discovery=discovery, probe=self._probe)
+        self.traffic = FakeTraffic()
+        self.clients = Clients(discovery=discovery, probe=self._probe, traffic=self.traffic)
 
     @staticmethod
     def _probe(targets: Sequence[object]) -> dict[int, str | None]:

@@ -71,7 +71,7 @@ def advance(app: App, clients: Clients) -> bool:
         return _undeploying(app, rollout)
     scene = _scene(app, rollout, rollout.target)
     if "traffic" not in rollout.evidence:
-        rollout_noted(rollout=rollout, evidence={"traffic": snapshot(app, clients)})
+        rollout_noted(rollout=rollout, evidence={"traffic": snapshot(app, clients, containers=False)})
         rollout.refresh_from_db(fields=["evidence"])
     if rollout.phase == Phase.ENDING:
         return _ending(scene, clients)

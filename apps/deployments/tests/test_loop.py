@@ -12,6 +12,7 @@ from apps.deployments.models import Instance, Rollout
 from apps.deployments.reconcile.routes import publish
 from apps.deployments.services.instances import instance_ready
 from apps.deployments.services.rollouts import undeploy
+from apps.deployments.services.strategies import Options
 from apps.deployments.tests.steps import deploy, nothing_held, rest
 from apps.hosts.engines.memory import NEVER_READY, exits, refuses
 from apps.hosts.models import PortAllocation
@@ -144,7 +145,9 @@ def test_a_new_release_of_the_same_version_gets_no_traffic_before_the_switch(app
     deploy(app, world, instances=1)
     loop.settle()
     (before,) = discovery.nodes["shop"]
-    rollout = deploy(app, world, instances=2, env={"A": "1"})
+    rollout = deploy(
+        app, world, instances=2, env={"A": "1"}, options=Options(strategy="blue_green", keep_s=0, judge_s=0)
+    )
     newest, *_ = Instance.objects.filter(replica_set=rollout.target)
     Instance.objects.filter(pk=newest.pk).update(status=Status.RUNNING, container_id="c" * 64)
     newest.refresh_from_db()
