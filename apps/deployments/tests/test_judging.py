@@ -158,3 +158,20 @@ def test_a_gateway_that_began_to_count_anew_is_not_held_against_anybody(serving,
     rollout.refresh_from_db()
     assert rollout.status == "succeeded"
     assert rollout.evidence["judged"]["new"]["errors_5xx"] == 0
+
+
+def test_one_that_turns_out_worse_only_once_there_is_more_of_it_goes_back_as_well(serving, world, loop, discovery):
+    options = Options(strategy="rolling", judge_s=30, max_surge=1)
+    rollout = rollout_start(app=serving, version="2.0", by=world.alice, instances=3, options=options)
+    to_judging(rollout, loop)
+    Rollout.objects.filter(pk=rollout.pk).update(phase_since=now() - timedelta(seconds=31))
+    loop.step()
+    rollout.refresh_from_db()
+    assert (rollout.phase, "judged" in rollout.evidence) == ("moving", True)
+    answer(serving, loop, rollout.source_id, 100)
+    answer(serving, loop, rollout.target_id, 100, errors=50)
+    loop.settle(12)
+    rollout.refresh_from_db()
+    assert (rollout.status, rollout.code) == ("rolled_back", "rollout.unhealthier")
+    assert {tag for tag, _ in discovery.nodes[serving.slug]} == {"1.0"}
+    assert Instance.objects.filter(released=False, status="healthy").count() == 2
