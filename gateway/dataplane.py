@@ -73,12 +73,13 @@ class DataPlane:
         """Takes over an HAProxy that is running, with what it serves. Returns whether there is one.
 
         Not ``known``: which app has which slot was lost. Then the next `apply` reloads, because changing
-        slots one command at a time could show one app's instances under another's name.
+        slots one command at a time could show one app's instances under another's name. So it does where the
+        configuration is of other settings, or of another version of this program.
         """
         if not self._haproxy.adopt():
             return False
         try:
-            if known:
+            if known and self._haproxy.runs_with(render.head(self._frame)):
                 self._observe()
             self._hand_over(self._haproxy.workers().old)
         except _BROKEN as error:

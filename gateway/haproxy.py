@@ -62,6 +62,13 @@ class Haproxy:
         _log.info("haproxy.adopted", master=self.master, worker=self.worker)
         return True
 
+    def runs_with(self, head: str) -> bool:
+        """Whether the configuration in place begins so."""
+        try:
+            return self._config.read_bytes().startswith(head.encode())
+        except OSError:
+            return False
+
     def alive(self) -> bool:
         if self._child is not None and self._child.poll() is not None:
             self._child = None

@@ -13,6 +13,7 @@ from importlib import resources
 
 from gateway.contract import Address
 from gateway.model import Plane, Server, backend_name
+from gateway.traffic import LOG_FORMAT
 
 ADMIN_SOCKET = "admin.sock"
 MASTER_SOCKET = "master.sock"
@@ -41,10 +42,12 @@ class Frame:
     http_bind: Address
     threads: int
     max_connections: int
+    log_bind: Address
+    gateway: str
 
 
 def configuration(frame: Frame, plane: Plane) -> str:
-    parts = [_head(frame)]
+    parts = [head(frame)]
     for slot in range(plane.slots):
         parts.append(f"backend {backend_name(slot)} from app\n")
         servers = plane.servers.get(slot, {})
@@ -84,7 +87,8 @@ def _word(text: str) -> str:
     return text
 
 
-def _head(frame: Frame) -> str:
+def head(frame: Frame) -> str:
+    """What an HAProxy that is to be taken over must have been started with, to the letter."""
     return f"""\
 # Written by the gateway's agent, which overwrites it. The truth is in ZooKeeper and state.json.
 global
@@ -123,6 +127,10 @@ defaults app from base
 frontend http_in from base
   bind {frame.http_bind}
   bind unix@{INNER_SOCKET} mode 600 accept-proxy
+  # One line for each request, which the agent counts. It holds no text of a client or a tenant (gateway/traffic.py).
+  log {frame.log_bind} len 1024 format raw local0
+  log-format "{_word(frame.gateway)} {LOG_FORMAT}"
+  option dontlognull
   # bind for TLS goes here: bind IP:443 ssl crt-list certificates.list alpn h2,http/1.1
   http-request set-var(txn.host) req.hdr(host),field(1,:),lower,rtrim(.)
   http-request set-var(txn.be) var(txn.host),map_str({HOST_MAP})

@@ -226,7 +226,7 @@ def test_a_refused_configuration_keeps_the_running_one(tmp_path: Path) -> None:
     directory = tmp_path / "haproxy"
     directory.mkdir()
     haproxy = Haproxy(directory, Path("/usr/sbin/haproxy"))
-    frame = Frame(Address("127.0.0.1", free_port()), 1, 500)
+    frame = Frame(Address("127.0.0.1", free_port()), 1, 500, Address("127.0.0.1", free_port()), "gw1")
     good = configuration(frame, Plane(2))
     try:
         haproxy.start(good, "")

@@ -15,7 +15,7 @@ from gateway.model import Plane, Server
 from gateway.render import Frame, configuration, host_map, pages
 
 GOLDEN = Path(__file__).with_name("golden.cfg")
-FRAME = Frame(Address("127.0.0.1", 8080), 2, 4000)
+FRAME = Frame(Address("127.0.0.1", 8080), 2, 4000, Address("127.0.0.1", 9514), "gw-1")
 PLANE = Plane(
     3,
     {
