@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
 from django.core.cache import cache
 
-from gateway.contract import GatewayState
+from gateway.contract import (
+    ANSWER_BOUNDS_MS,
+    ANSWER_BUCKETS,
+    STATUS_CLASSES,
+    AppTraffic,
+    ContainerTraffic,
+    GatewayState,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +100,43 @@ class FakeDiscovery:
         if self.down:
             raise DiscoveryUnavailable("down")
         return {app: dict(addresses) for app, addresses in self.nodes.items()}
+
+
+@dataclass
+class FakeTraffic:
+    """Gateways' counters in memory: app -> gateway -> counters. Empty, as of gateways that don't answer."""
+
+    counters: dict[str, dict[str, AppTraffic]] = field(default_factory=dict)
+    since: str = "00000000-0000-0000-0000-000000000001"
+
+    def of(self, app: str, states: Sequence[GatewayState]) -> dict[str, AppTraffic]:
+        return dict(self.counters.get(app, {}))
+
+    def count(
+        self, app: str, container: str, requests: int = 1, *, errors: int = 0, ms: int = 10, gateway: str = "gw-1"
+    ) -> None:
+        """So many more requests that the container answered in ``ms``, ``errors`` of them with a 5xx."""
+        have = self.counters.setdefault(app, {}).get(gateway)
+        containers = dict(have.containers) if have else {}
+        one = containers.get(container) or ContainerTraffic(0, 0, (0,) * ANSWER_BUCKETS)
+        histogram = list(one.histogram)
+        histogram[bisect_left(ANSWER_BOUNDS_MS, ms)] += requests
+        containers[container] = ContainerTraffic(one.requests + requests, one.errors_5xx + errors, tuple(histogram))
+        classes = dict(have.classes) if have else dict.fromkeys(STATUS_CLASSES, 0)
+        classes["5"] += errors
+        classes["2"] += requests - errors
+        self.counters[app][gateway] = AppTraffic(
+            gateway=gateway,
+            app=app,
+            since=self.since,
+            requests=(have.requests if have else 0) + requests,
+            classes=classes,
+            unserved=0,
+            broken=0,
+            listening=True,
+            dropped=0,
+            containers=containers,
+        )
 
 
 @pytest.fixture
@@ -190,7 +235,8 @@ class Loop:
         from apps.deployments.reconcile import Clients
 
         self.discovery = discovery
-        self.clients = Clients(discovery=discovery, probe=self._probe)
+        self.traffic = FakeTraffic()
+        self.clients = Clients(discovery=discovery, probe=self._probe, traffic=self.traffic)
 
     @staticmethod
     def _probe(targets: Sequence[object]) -> dict[int, str | None]:

@@ -12,11 +12,12 @@ from django.conf import settings
 from apps.deployments.discovery import Publisher, Receipt
 from apps.deployments.reconcile.probing import Target, ask
 from apps.deployments.selectors import Publication
+from apps.deployments.traffic import Traffic
 from apps.hosts.engines.base import Engine, EngineAddress, EngineUnreachable, TLSMaterial
 from apps.hosts.engines.connect import connect
 from apps.hosts.models import Host
 from apps.hosts.services.authority import client_material
-from gateway.contract import GatewayState
+from gateway.contract import AppTraffic, GatewayState
 
 
 class Discovery(Protocol):
@@ -33,6 +34,10 @@ class Discovery(Protocol):
     def gateways(self) -> list[GatewayState]: ...
 
     def published(self) -> dict[str, dict[tuple[str, str], str]]: ...
+
+
+class TrafficReader(Protocol):
+    def of(self, app: str, states: Sequence[GatewayState]) -> dict[str, AppTraffic]: ...
 
 
 Probe = Callable[[Sequence[Target]], dict[int, str | None]]
@@ -80,7 +85,7 @@ class Material:
 
 
 class Clients:
-    """Engines by host, and the publisher; made when first needed and kept for the life of the process.
+    """Engines by host, the publisher, gateways' counters; made when first needed, kept for the life of the process.
 
     ``probe`` asks a batch of targets: instance id -> None if it is well, else what was wrong.
     """
@@ -91,12 +96,14 @@ class Clients:
         discovery: Discovery | None = None,
         probe: Probe = ask,
         material: Callable[[], TLSMaterial] | None = None,
+        traffic: TrafficReader | None = None,
     ) -> None:
         self.probe = probe
         self._material = material or Material()
         self._engines: dict[int, tuple[EngineAddress, Engine]] = {}
         self._lock = threading.Lock()
         self._discovery = discovery
+        self._traffic = traffic
 
     def engine(self, host: Host) -> Engine:
         """Raises EngineError, also where this machine can't prepare the connection (a full disk for its TLS files)."""
@@ -124,3 +131,9 @@ class Clients:
                 gateway_credential=settings.ZOOKEEPER_GATEWAY,
             )
         return self._discovery
+
+    @property
+    def traffic(self) -> TrafficReader:
+        if self._traffic is None:
+            self._traffic = Traffic()
+        return self._traffic
