@@ -52,6 +52,8 @@ class FakeDiscovery:
     epoch_name: str = "epoch-1"
     nodes: dict[str, dict[tuple[str, str], str]] = field(default_factory=dict)
     weights: dict[str, dict[str, int]] = field(default_factory=dict)
+    groups: dict[str, tuple[tuple[int, tuple[str, ...]], ...]] = field(default_factory=dict)
+    policies: dict[str, dict[str, object]] = field(default_factory=dict)
     served: dict[str, int] = field(default_factory=dict)
     automatic: bool = True
     down: bool = False
@@ -70,6 +72,8 @@ class FakeDiscovery:
         self.zxid += 1
         self.nodes[app] = {(one.version, one.container_id): f"{one.host}:{one.port}" for one in wanted.instances}
         self.weights[app] = wanted.weights
+        self.groups[app] = wanted.groups
+        self.policies[app] = dict(wanted.policy)
         if self.automatic:
             self.served = dict.fromkeys(self.served, self.zxid)
         return Receipt(wanted.wanted, self.epoch_name, self.zxid)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from gateway.contract import Address
 from gateway.model import (
     AddServer,
     AppState,
@@ -15,7 +16,7 @@ from gateway.model import (
     SetHost,
     SetWeight,
 )
-from gateway.weights import server_weights
+from gateway.weights import group_weights, server_weights
 
 
 def host_owners(apps: Mapping[str, AppState], previous: Mapping[str, str]) -> dict[str, str]:
@@ -37,14 +38,17 @@ def wanted_plane(
     """Every app must have a slot. A container that two versions list counts for the first one by name."""
     servers: dict[int, Mapping[str, Server]] = {}
     for app, state in apps.items():
-        addresses = {}
+        addresses: dict[str, Address] = {}
         names: dict[str, list[str]] = {}
         for tag in sorted(state.instances):
             fresh = [name for name in sorted(state.instances[tag]) if name not in addresses]
             names[tag] = fresh
             addresses.update({name: state.instances[tag][name] for name in fresh})
         if addresses:
-            weights = server_weights(state.route.weights, names)
+            if state.route.groups:
+                weights = group_weights(state.route.groups, addresses)
+            else:
+                weights = server_weights(state.route.weights, names)
             servers[slots[app]] = {name: Server(name, addresses[name], weights[name]) for name in addresses}
     return Plane(declared, servers, {host: slots[app] for host, app in owners.items()})
 

@@ -262,13 +262,13 @@ class Publisher:
         have = self._addresses(app)
         want = {(one.version, one.container_id): str(contract.Address(one.host, one.port)) for one in wanted.instances}
         revision = _revision(route_now)
-        route = contract.Route(app, revision, wanted.domains, wanted.weights)
+        route = _route(wanted, revision)
         if route_now is not None and have == want and route.to_json() == route_now[0]:
             # Nothing to change, but perhaps only because somebody changed it after the route was read: then the
             # zxid that was read is older than their change, and would be acknowledged too early.
             still = self._client.exists(contract.route_path(app))
             return int(still.mzxid) if still is not None and still.version == route_now[1].version else None
-        body = contract.Route(app, revision + 1, wanted.domains, wanted.weights).to_json()
+        body = _route(wanted, revision + 1).to_json()
         path = contract.route_path(app)
         change = self._client.transaction()
         if route_now is not None:
@@ -337,6 +337,11 @@ class Publisher:
                 change.delete(f"{base}/{tag}/{container}")
         for tag in sorted(had_versions - versions):
             change.delete(f"{base}/{tag}")
+
+
+def _route(wanted: Publication, revision: int) -> contract.Route:
+    groups = tuple(contract.Group(share, containers) for share, containers in wanted.groups)
+    return contract.Route(wanted.app, revision, wanted.domains, wanted.weights, wanted.policy, groups)
 
 
 def _revision(route_now: tuple[bytes, Any] | None) -> int:

@@ -118,14 +118,17 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """What should be routed for one app, as of ``wanted`` (App.route_wanted)."""
+    """What should be routed for one app, as of ``wanted`` (App.route_wanted).
+
+    ``groups``: a share (0 to 100) and the container ids that get it together; where there are any, gateways go by them
+    instead of ``weights``. ``policy``: see contract.Route.
+    """
 
     app: str
     wanted: int
     domains: tuple[str, ...]
     weights: dict[str, int]
     instances: tuple[Published, ...]
-    #: Share and container ids of each release, where a version's share is not enough to tell them apart.
     groups: tuple[tuple[int, tuple[str, ...]], ...] = ()
     policy: Mapping[str, object] = field(default_factory=dict)
 

@@ -199,11 +199,14 @@ class Publisher:
         versions: Mapping[str, Mapping[str, contract.Address]],
         weights: Mapping[str, int] | None = None,
         domains: tuple[str, ...] | None = None,
+        groups: tuple[contract.Group, ...] = (),
+        policy: Mapping[str, object] | None = None,
     ) -> int:
         """Returns the transaction's zxid."""
         self._revision += 1
         shares = weights if weights is not None else dict.fromkeys(versions, 100)
-        route = contract.Route(app, self._revision, domains or (f"{app}.test",), shares)
+        names = domains or (f"{app}.test",)
+        route = contract.Route(app, self._revision, names, shares, policy or {}, groups)
         change = self.client.transaction()
         base = contract.app_address_path(app)
         have = {tag: set(self._children(f"{base}/{tag}")) for tag in self._children(base)}

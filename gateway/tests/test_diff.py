@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway import slots
 from gateway.commands import commands, observe, used_connections
-from gateway.contract import Address, Route
+from gateway.contract import Address, Group, Route
 from gateway.diff import difference, fits, host_owners, wanted_plane
 from gateway.model import (
     AddServer,
@@ -104,6 +104,14 @@ def test_a_container_in_two_versions_counts_once() -> None:
     state = _app("shop", instances={"1.0": {"0123456789ab": address}, "2.0": {"0123456789ab": address}})
     plane = wanted_plane({"shop": state}, {"shop": 3}, {}, 4)
     assert plane.servers == {3: {"0123456789ab": Server("0123456789ab", address, 100)}}
+
+
+def test_groups_count_instead_of_versions_where_there_are_any() -> None:
+    old, new, odd = (f"{number:012x}" for number in range(3))
+    instances = {"1.0": {old: Address("10.0.0.1", 80), new: Address("10.0.0.1", 81), odd: Address("10.0.0.1", 82)}}
+    route = Route("shop", 1, (), {"1.0": 100}, groups=(Group(90, (old,)), Group(10, (new,))))
+    plane = wanted_plane({"shop": AppState(route, instances)}, {"shop": 0}, {}, 1)
+    assert {name: server.weight for name, server in plane.servers[0].items()} == {old: 99, new: 11, odd: 0}
 
 
 def test_apps_keep_their_slots_and_new_ones_get_clean_ones() -> None:

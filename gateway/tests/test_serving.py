@@ -135,6 +135,22 @@ def test_versions_get_their_shares(gateway: Gateway, publisher: Publisher, make_
     assert share({"1.0": 0, "2.0": 100}) == 200
 
 
+def test_two_releases_of_one_version_get_shares_of_their_own(
+    gateway: Gateway, publisher: Publisher, make_app: Make
+) -> None:
+    old, new = make_app("old"), make_app("new")
+    client = Client(gateway.port)
+
+    def share(of_old: int, of_new: int) -> int:
+        groups = (contract.Group(of_old, (old.container,)), contract.Group(of_new, (new.container,)))
+        publisher.await_served(publisher.publish("shop", {"1.0": _instances(old, new)}, groups=groups))
+        return sum(client.get("shop.test")[1] == "new" for _ in range(200))
+
+    assert share(100, 0) == 0
+    assert share(90, 10) == pytest.approx(20, abs=6)
+    assert share(0, 100) == 200
+
+
 def test_a_client_cannot_say_where_it_comes_from(gateway: Gateway, publisher: Publisher, make_app: Make) -> None:
     one = make_app("one")
     publisher.await_served(publisher.publish("shop", {"1.0": _instances(one)}))
