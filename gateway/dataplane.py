@@ -135,7 +135,7 @@ class DataPlane:
 
     def _start(self, wanted: Plane) -> None:
         self._forget()
-        left = self._haproxy.start(render.configuration(self._frame, wanted), render.host_map(wanted))
+        left = self._haproxy.start(render.configuration(self._frame, wanted), render.maps(wanted))
         self.starts += 1
         for pid in left:
             self._doubt(pid, "its master is dead")
@@ -152,7 +152,7 @@ class DataPlane:
         before = self._haproxy.worker
         self._hang_up()
         try:
-            self._haproxy.reload(render.configuration(self._frame, wanted), render.host_map(wanted))
+            self._haproxy.reload(render.configuration(self._frame, wanted), render.maps(wanted))
         except HaproxyError:
             self._applied = None
             if self._haproxy.alive():
@@ -239,8 +239,7 @@ class DataPlane:
     def _observe(self) -> None:
         self._applied = None
         talk = self._talk()
-        backends, servers, hosts = talk.run(commands.LISTINGS)
-        observed = commands.observe(backends, servers, hosts)
+        observed = commands.observe(*talk.run(commands.LISTINGS))
         now = time.monotonic()
         self._leaving = {
             key: self._leaving.get(key, _Leaving(address, now)) for key, address in observed.leaving.items()
@@ -313,4 +312,5 @@ def _clipped(wanted: Plane, slots: int) -> Plane:
         slots,
         {slot: servers for slot, servers in wanted.servers.items() if slot < slots},
         {host: slot for host, slot in wanted.hosts.items() if slot < slots},
+        frozenset(slot for slot in wanted.asleep if slot < slots),
     )

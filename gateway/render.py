@@ -20,8 +20,12 @@ MASTER_SOCKET = "master.sock"
 INNER_SOCKET = "inner.sock"
 CONFIG = "haproxy.cfg"
 HOST_MAP = "host.map"
+ASLEEP_MAP = "asleep.map"
+ASLEEP = "1"
 
 RETRY_AFTER_SECONDS = 5
+# Nobody wakes it up but a person.
+ASLEEP_RETRY_SECONDS = 60
 
 # Shared by static lines (default-server) and `add server`, whose servers inherit nothing (not even connection
 # reuse, which needs both pool options). Passive health: three failed connections mark a server down, and a
@@ -55,7 +59,16 @@ def configuration(frame: Frame, plane: Plane) -> str:
     return "".join(parts)
 
 
-def host_map(plane: Plane) -> str:
+def maps(plane: Plane) -> dict[str, str]:
+    """The maps that the configuration names: file name -> text."""
+    return {HOST_MAP: _host_map(plane), ASLEEP_MAP: _asleep_map(plane)}
+
+
+def _asleep_map(plane: Plane) -> str:
+    return "".join(f"{backend_name(slot)} {ASLEEP}\n" for slot in sorted(plane.asleep))
+
+
+def _host_map(plane: Plane) -> str:
     return "".join(f"{_word(host)} {backend_name(slot)}\n" for host, slot in sorted(plane.hosts.items()))
 
 
@@ -69,7 +82,11 @@ def pages() -> dict[str, str]:
         "Cache-Control: no-store\r\n"
         f"Retry-After: {RETRY_AFTER_SECONDS}\r\n\r\n"
     )
-    return {"404.html": _page("404.html"), "503.http": head + nobody_answers}
+    return {
+        "404.html": _page("404.html"),
+        "503.http": head + nobody_answers,
+        "asleep.html": _page("asleep.html"),
+    }
 
 
 def _page(name: str) -> str:
@@ -123,6 +140,10 @@ defaults base
 
 defaults app from base
   balance roundrobin
+  # An app that is scaled to zero says so. Asked for only where nobody could answer anyway.
+  http-request return status 503 content-type "text/html; charset=utf-8" file asleep.html \
+hdr Cache-Control no-store hdr Retry-After {ASLEEP_RETRY_SECONDS:d} \
+if {{ nbsrv eq 0 }} {{ var(txn.be),map_str({ASLEEP_MAP}) -m found }}
 
 frontend http_in from base
   bind {frame.http_bind}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -108,6 +110,40 @@ def test_an_unknown_host_is_404_and_an_app_without_instances_503(
     assert "Not available right now" in body
     publisher.await_served(publisher.remove("empty"))
     assert client.get("empty.test")[0] == 404
+
+
+def test_an_app_that_is_scaled_to_zero_says_so_until_it_has_an_instance(
+    gateway: Gateway, publisher: Publisher, make_app: Make
+) -> None:
+    one = make_app("one")
+    client = Client(gateway.port)
+    publisher.await_served(publisher.publish("shop", {"1.0": _instances(one)}))
+    worker = gateway.status()["haproxy_worker_pid"]
+    publisher.await_served(publisher.publish("shop", {}, {"1.0": 100}, policy={"asleep": True}))
+    status, body, headers = client.fetch("shop.test")
+    assert (status, headers["retry-after"], headers["cache-control"]) == (503, "60", "no-store")
+    assert headers["content-type"] == "text/html; charset=utf-8"
+    assert "scaled to zero instances" in body
+    # An instance that is still there, or there again, answers whatever the policy says.
+    publisher.await_served(publisher.publish("shop", {"1.0": _instances(one)}, policy={"asleep": True}))
+    assert client.get("shop.test") == (200, "one")
+    publisher.await_served(publisher.publish("shop", {}, {"1.0": 100}))
+    assert "Not available right now" in client.get("shop.test")[1]
+    assert gateway.status()["haproxy_worker_pid"] == worker
+
+
+def test_an_app_sleeps_on_over_a_restart_of_haproxy(gateway: Gateway, publisher: Publisher, make_app: Make) -> None:
+    publisher.await_served(publisher.publish("shop", {}, {"1.0": 100}, policy={"asleep": True}))
+    killed = gateway.status()["haproxy_pid"]
+    os.kill(killed, signal.SIGKILL)
+    until(lambda: gateway.status().get("haproxy_pid") not in (0, killed), "HAProxy is back", 10)
+    until(lambda: gateway.serves("shop.test", 503), "it answers again", 10)
+    assert "scaled to zero" in gateway.get("shop.test")[1]
+    # What was read from the file can be taken back at run time.
+    publisher.await_served(publisher.publish("shop", {"1.0": _instances(make_app("one"))}))
+    assert gateway.get("shop.test") == (200, "one")
+    publisher.await_served(publisher.publish("shop", {}, {"1.0": 100}))
+    assert "Not available right now" in gateway.get("shop.test")[1]
 
 
 def test_a_dead_instance_is_passed_over(gateway: Gateway, publisher: Publisher, make_app: Make) -> None:
