@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from django.core.cache import cache
@@ -111,10 +111,11 @@ class FakeTraffic:
     """Gateways' counters in memory: app -> gateway -> counters. Empty, as of gateways that don't answer."""
 
     counters: dict[str, dict[str, AppTraffic]] = field(default_factory=dict)
+    busy: dict[str, int] = field(default_factory=dict)
     since: str = "00000000-0000-0000-0000-000000000001"
 
     def of(self, app: str, states: Sequence[GatewayState]) -> dict[str, AppTraffic]:
-        return dict(self.counters.get(app, {}))
+        return {name: replace(one, busy=dict(self.busy)) for name, one in self.counters.get(app, {}).items()}
 
     def count(
         self, app: str, container: str, requests: int = 1, *, errors: int = 0, ms: int = 10, gateway: str = "gw-1"

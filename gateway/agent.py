@@ -154,6 +154,7 @@ class Agent:
             _log.warning("gateway.dropped_after_grace", apps=late[:20], count=len(late))
         self._settle(update)
         self._plane.tick()
+        self.counters.leaving(self._plane.busy())
         if now >= self._forgot_at + FORGET_EVERY_SECONDS:
             self._forgot_at = now
             instances = (state.instances.values() for state in self._wanted.apps.values())
@@ -212,6 +213,7 @@ class Agent:
         self._unapplied = True
         try:
             self._plane.apply(self._target)
+            self.counters.leaving(self._plane.busy())
         except DataPlaneError as error:
             self._retry_at = now + RETRY_SECONDS
             self._fail("gateway.not_applied", error)

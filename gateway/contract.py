@@ -268,6 +268,8 @@ class AppTraffic:
 
     ``unserved``: answered by the gateway itself, because no instance could be asked. ``broken``: answers that broke
     off in the middle. ``listening`` and ``dropped`` say how complete it is: lines that the gateway lost, of all apps.
+    ``busy``: containers that get no new requests and still answer so many. One that is acknowledged as gone and does
+    not stand here has answered its last.
     """
 
     gateway: str
@@ -280,6 +282,7 @@ class AppTraffic:
     listening: bool
     dropped: int
     containers: Mapping[str, ContainerTraffic]
+    busy: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
         body = {
@@ -294,6 +297,7 @@ class AppTraffic:
             "listening": self.listening,
             "dropped": self.dropped,
             "containers": {name: counts.to_body() for name, counts in self.containers.items()},
+            "busy": dict(self.busy),
         }
         return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
 
@@ -319,6 +323,10 @@ class AppTraffic:
             containers={
                 container_id(name): ContainerTraffic.from_body(counts)
                 for name, counts in _mapping(body.get("containers"), "containers").items()
+            },
+            busy={
+                container_id(name): _count(number, "busy")
+                for name, number in _mapping(body.get("busy", {}), "busy").items()
             },
         )
 

@@ -40,6 +40,8 @@ class _Leaving:
     address: Address
     since: float
     ended: bool = False
+    #: Requests in progress, when last looked at.
+    busy: int = 0
 
 
 class DataPlane:
@@ -63,6 +65,10 @@ class DataPlane:
     @property
     def exact(self) -> bool:
         return self._applied is not None and not self._doubtful
+
+    def busy(self) -> dict[tuple[int, str], int]:
+        """Slot and server of those that leave and still answer requests, with how many."""
+        return {key: left.busy for key, left in self._leaving.items() if left.busy}
 
     def busy_slots(self) -> set[int]:
         """Slots that still hold servers, leaving ones included: not to be given to another app yet."""
@@ -96,6 +102,8 @@ class DataPlane:
                 self._reload(wanted)
             else:
                 self._change(wanted)
+            # Before anything is acknowledged: whoever waits for their last requests must see those at once.
+            self._look_at_leaving(all_of_them=True)
         except _BROKEN as error:
             raise DataPlaneError(str(error)) from error
 
@@ -109,6 +117,7 @@ class DataPlane:
         if self._applied is None or not self._haproxy.alive():
             return
         try:
+            self._look_at_leaving()
             if self._leaving and now >= self._reaped_at + REAP_EVERY_SECONDS:
                 self._reaped_at = now
                 self._reap(now)
@@ -263,6 +272,15 @@ class DataPlane:
         self._leaving.clear()
 
     # Leaving servers and workers
+
+    def _look_at_leaving(self, *, all_of_them: bool = False) -> None:
+        """How many requests they still answer; once there are none there will be none."""
+        for slot in {slot for (slot, _), left in self._leaving.items() if left.busy or all_of_them}:
+            (listing,) = self._talk().run([f"show servers conn {backend_name(slot)}"])
+            used = commands.used_connections(listing)
+            for (there, name), left in self._leaving.items():
+                if there == slot:
+                    left.busy = used.get(name, 0)
 
     def _reap(self, now: float) -> None:
         quiet = {key: left for key, left in self._leaving.items() if now >= left.since + QUIET_SECONDS}

@@ -72,6 +72,7 @@ class Counters:
         self._slots: dict[bytes, str] = {}
         self._apps: dict[str, _App] = {}
         self._containers: dict[bytes, _Container] = {}
+        self._busy: dict[tuple[bytes, str], int] = {}
 
     def assign(self, slots: Mapping[str, int]) -> None:
         """Which app has which slot from now on. A slot that nobody has now stays with its last owner, whose last
@@ -86,6 +87,11 @@ class Counters:
                     counted.left = None
                 elif counted.left is None:
                     counted.left = now
+
+    def leaving(self, busy: Mapping[tuple[int, str], int]) -> None:
+        """Servers, by slot and name, that get no new requests and still answer so many."""
+        with self._lock:
+            self._busy = {(backend_name(slot).encode(), name): number for (slot, name), number in busy.items()}
 
     def take(self, lines: Iterable[bytes]) -> None:
         with self._lock:
@@ -161,6 +167,7 @@ class Counters:
                 one.name: ContainerTraffic(one.requests, one.errors, tuple(one.histogram))
                 for one in counted.containers.values()
             },
+            busy={name: number for (slot, name), number in self._busy.items() if self._slots.get(slot) == app},
         )
 
     def _take(self, line: bytes, now: float) -> None:

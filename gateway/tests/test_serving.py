@@ -65,10 +65,13 @@ def test_a_request_in_progress_finishes_when_its_instance_is_removed(
     waiting.start()
     assert one.entered.wait(10)
     publisher.await_served(publisher.publish("shop", {"1.0": _instances(two)}))
+    # As soon as it is acknowledged, so that nobody stops the instance in between.
+    assert gateway.traffic("shop").busy == {one.container: 1}
     assert gateway.get("shop.test") == (200, "two")
     one.gate.set()
     waiting.join(10)
     assert answers == [(200, "one")]
+    until(lambda: gateway.traffic("shop").busy == {}, "the last request to be noticed")
 
 
 def test_a_client_that_sticks_to_an_instance_leaves_it_too(

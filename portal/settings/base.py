@@ -228,6 +228,8 @@ ROLLOUT_DEADLINE_S = env.int("BERTH_ROLLOUT_DEADLINE", default=180)
 START_DEADLINE_S = env.int("BERTH_START_DEADLINE", default=120)
 READY_DEADLINE_S = env.int("BERTH_READY_DEADLINE", default=60)
 DRAIN_DEADLINE_S = env.int("BERTH_DRAIN_DEADLINE", default=15)
+# So long an instance that gets no new requests may go on with those that it has, before its stop signal.
+DRAIN_REQUESTS_S = env.int("BERTH_DRAIN_REQUESTS", default=30)
 # A host whose engine does not answer for so long takes nothing more; then what it holds is placed elsewhere.
 HOST_SUSPECT_AFTER_S = env.int("BERTH_HOST_SUSPECT_AFTER", default=4)
 HOST_DOWN_AFTER_S = env.int("BERTH_HOST_DOWN_AFTER", default=9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 
 import structlog
 from django.conf import settings
@@ -205,7 +206,7 @@ def _retire(instance: Instance, clients: Clients) -> bool:
                 return False
             instance_unrouted(instance=instance, epoch=receipt.epoch, zxid=receipt.zxid)
             return True
-        if not _gateways_let_go(instance, clients):
+        if not _gateways_let_go(instance, clients) or not _answered_all(instance, clients):
             return False
     if instance.status == Status.LOST:
         # Nobody is there to be asked. The host is not ready again before its container is gone.
@@ -225,6 +226,30 @@ def _retire(instance: Instance, clients: Clients) -> bool:
         return False
     instance_released(instance=instance)
     return False
+
+
+def _answered_all(instance: Instance, clients: Clients) -> bool:
+    """Whether what it was asked before gateways let go of it is answered. What no gateway can tell is not waited for.
+
+    Only of one that is well: of the others no answer is to be expected.
+    """
+    if instance.status != Status.DRAINING:
+        return True
+    until = (instance.unrouted_at or now()) + timedelta(seconds=settings.DRAIN_REQUESTS_S)
+    patience = time.monotonic() + PATIENCE_S
+    while now() < until:
+        try:
+            states = clients.discovery.gateways()
+        except DiscoveryUnavailable:
+            return True
+        told = clients.traffic.of(instance.app.slug, states)
+        if not any(one.busy.get(instance.container_id) for one in told.values()):
+            return True
+        if time.monotonic() >= patience:
+            return False
+        time.sleep(2 * POLL_S)
+    log.info("drain_cut", instance=str(instance.uid))
+    return True
 
 
 def _gateways_let_go(instance: Instance, clients: Clients) -> bool:

@@ -60,6 +60,24 @@ def test_an_instance_is_not_stopped_before_the_gateways_let_go(app, world, hosts
     assert not any(world.engine_of(host).containers for host in hosts)
 
 
+def test_an_instance_is_not_stopped_before_it_has_answered_what_it_was_asked_unless_that_takes_too_long(
+    app, world, hosts, loop, discovery
+):
+    deploy(app, world)
+    loop.settle()
+    busy, _ = Instance.objects.filter(app=app).order_by("pk")
+    loop.traffic.count(app.slug, busy.container_id)
+    loop.traffic.busy = {busy.container_id: 2}
+    undeploy(app=app, by=world.alice)
+    loop.settle()
+    left = [one for host in hosts for one in world.engine_of(host).containers.values()]
+    assert [one.observed.container_id for one in left] == [busy.container_id]
+    assert discovery.nodes["shop"] == {}
+    Instance.objects.filter(pk=busy.pk).update(unrouted_at=now() - timedelta(minutes=1))
+    loop.settle()
+    assert not any(world.engine_of(host).containers for host in hosts), "a websocket may stay for ever"
+
+
 def test_a_port_stays_in_quarantine_until_every_live_gateway_has_served_the_change(app, world, loop, discovery):
     discovery.served["gw-2"] = 0
     deploy(app, world)
