@@ -23,6 +23,7 @@ from apps.deployments.services.deleting import (
     app_delete,
     tenant_delete,
 )
+from apps.deployments.services.placement import instances_place
 from apps.deployments.services.rollouts import rollout_cancel, rollout_start, undeploy
 from apps.deployments.tests.steps import deploy, nothing_held
 from apps.hosts.models import Host
@@ -55,6 +56,7 @@ def test_deleting_an_app_leaves_nothing_but_its_events_and_its_name_is_free(app,
     tenant = app.tenant
     deleted = _delete(app, world)
     assert deleted.deleting_at is not None
+    assert not Instance.objects.filter(status__in=Instance.LIVE).exists(), "on their way out at once"
     loop.settle()
     _nothing_left(world, hosts, discovery)
     nothing_held(app)
@@ -124,7 +126,8 @@ def test_instances_that_a_step_under_way_asked_for_go_too(app, world, hosts, loo
     deploy(app, world)
     loop.settle()
     _delete(app, world)
-    ReplicaSet.objects.update(wanted=3, weight=100)
+    ReplicaSet.objects.update(wanted=1, weight=100)
+    instances_place(replica_set=ReplicaSet.objects.get(), count=1)
     loop.settle()
     _nothing_left(world, hosts, discovery)
 
