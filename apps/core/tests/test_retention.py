@@ -5,15 +5,13 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from django.conf import settings as live
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from apps.core import retention
 from apps.core.clock import now
-from apps.core.models import Duty, Event
+from apps.core.models import Event
 from apps.core.retention import events_prune
-from workers.tasks.core import prune_events
 
 
 def _events(count, *, days=0, app_id=None):
@@ -65,17 +63,3 @@ def test_where_nothing_is_old_the_table_is_not_read_through(db, small):
         events_prune(days=90, per_app=100)
     assert len(captured) == 2
     assert "LIMIT 5" in captured[0]["sql"]
-
-
-def test_the_duty_goes_by_the_settings_and_once_an_hour(db, settings):
-    assert (live.EVENT_DAYS, live.EVENTS_PER_APP) == (90, 10_000)
-    settings.EVENT_DAYS = 30
-    _events(3, days=31)
-    prune_events()
-    assert _left() == []
-    _events(3, days=31)
-    prune_events()
-    assert len(_left()) == 3, "not again so soon"
-    Duty.objects.filter(pk="events").update(done_at=now() - timedelta(hours=1))
-    prune_events()
-    assert _left() == []
