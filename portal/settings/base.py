@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +248,8 @@ STREAMS_PER_USER = env.int("BERTH_STREAMS_PER_USER", default=10)
 PROBE_FAILURES = env.int("BERTH_PROBE_FAILURES", default=3)
 
 DJANGO_STRUCTLOG_CELERY_ENABLED = True
+# A reader of an event stream that goes is nothing to worry about.
+DJANGO_STRUCTLOG_REQUEST_CANCELLED_LOG_LEVEL = logging.INFO
 LOGGING_CONFIG = "logging.config.dictConfig"
 LOGGING = logging_config(json=env.bool("BERTH_LOG_JSON", default=True), level=env.str("BERTH_LOG_LEVEL", "INFO"))
 structlog.configure(
