@@ -85,6 +85,16 @@ class FakeDiscovery:
         self.epoch_name = "epoch-2"
         return self.epoch_name
 
+    def withdraw(self, app: str, gone: Callable[[], bool]) -> bool:
+        from apps.deployments.discovery import DiscoveryUnavailable
+
+        if self.down:
+            raise DiscoveryUnavailable("down")
+        if not gone():
+            return False
+        self.nodes.pop(app, None)
+        return True
+
     def prune(self, known: Callable[[list[str]], set[str]]) -> int:
         extra = set(self.nodes) - known(list(self.nodes))
         for app in extra:
@@ -241,7 +251,11 @@ class Loop:
 
         self.discovery = discovery
         self.traffic = FakeTraffic()
-        self.clients = Clients(discovery=discovery, probe=self._probe, traffic=self.traffic)
+        #: What the registry answers when a repository is to be purged: see apps.registry.reconcile.
+        self.purge: Callable[[str], str] = lambda name: ""
+        self.clients = Clients(
+            discovery=discovery, probe=self._probe, traffic=self.traffic, purge=lambda name: self.purge(name)
+        )
 
     @staticmethod
     def _probe(targets: Sequence[object]) -> dict[int, str | None]:
@@ -257,10 +271,13 @@ class Loop:
         """One round of everything that beat sends, whether its time has come or not."""
         from apps.deployments import reconcile
         from apps.deployments.models import App, Instance
+        from apps.deployments.selectors import unfinished_tenants
         from apps.hosts.models import Host
 
         for pk in App.objects.values_list("pk", flat=True):
             reconcile.reconcile_app(pk, self.clients)
+        for pk in unfinished_tenants(1000):
+            reconcile.reconcile_tenant(pk, self.clients)
         for pk in Instance.objects.filter(released=False).values_list("pk", flat=True):
             reconcile.reconcile_instance(pk, self.clients)
         for pk in Host.objects.values_list("pk", flat=True):

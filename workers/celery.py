@@ -58,7 +58,7 @@ def _configure() -> None:
         worker_send_task_events=False,
         timezone="UTC",
         beat_schedule=SCHEDULE,
-        imports=("workers.tasks.deployments", "workers.tasks.registry"),
+        imports=("workers.tasks.core", "workers.tasks.deployments", "workers.tasks.registry"),
     )
 
 

@@ -22,4 +22,6 @@ SCHEDULE: dict[str, dict[str, Any]] = {
     "gateways": _every(2, "deployments.gateways"),
     "discovery": _every(30, "deployments.rebuild_discovery"),
     "registry": _every(20, "registry.list"),
+    # Once an hour is enough; a message that found no worker is not missed for long.
+    "events": _every(300, "core.prune_events"),
 }

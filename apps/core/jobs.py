@@ -15,6 +15,7 @@ log = structlog.get_logger(__name__)
 RECONCILE_APP = "deployments.reconcile_app"
 RECONCILE_INSTANCE = "deployments.reconcile_instance"
 OBSERVE_HOST = "deployments.observe_host"
+RECONCILE_TENANT = "deployments.reconcile_tenant"
 REBUILD_DISCOVERY = "deployments.rebuild_discovery"
 
 

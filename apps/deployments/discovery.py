@@ -109,6 +109,12 @@ class Publisher:
 
         return self._guarded(begin)
 
+    def withdraw(self, app: str, gone: Callable[[], bool]) -> bool:
+        """Remove the app's route and addresses, in one transaction. True once nothing of it stands here; False where
+        it is not ``gone`` after all: that is asked after ZooKeeper was looked at, as in ``publish``.
+        """
+        return self._guarded(lambda: self._withdraw(app, gone))
+
     def prune(self, known: Callable[[list[str]], set[str]]) -> int:
         """Remove the routes of apps that are not ``known`` to the database. Returns how many.
 
@@ -264,6 +270,29 @@ class Publisher:
             zxid = self._attempt(wanted, route_now, rebuilding)
             if zxid is not None:
                 return Receipt(wanted.wanted, name, zxid)
+        raise DiscoveryUnavailable(f"Others kept publishing {app} at the same time.")
+
+    def _withdraw(self, app: str, gone: Callable[[], bool]) -> bool:
+        self._kept.drop(app)
+        for _ in range(ATTEMPTS):
+            route_now = self._read(contract.route_path(app))
+            base = contract.app_address_path(app)
+            stands = self._client.exists(base) is not None
+            have = self._addresses(app) if stands else {}
+            if not gone():
+                return False
+            if route_now is None and not stands:
+                return True
+            change = self._client.transaction()
+            self._change_addresses(change, app, have, {})
+            if stands:
+                change.delete(base)
+            if route_now is not None:
+                change.delete(contract.route_path(app), version=route_now[1].version)
+            results = change.commit()
+            if not any(isinstance(result, KazooException) for result in results):
+                return True
+            self._raise_unless_lost(results)
         raise DiscoveryUnavailable(f"Others kept publishing {app} at the same time.")
 
     def _attempt(self, wanted: Publication, route_now: tuple[bytes, Any] | None, afresh: bool) -> int | None:

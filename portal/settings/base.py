@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -239,9 +240,18 @@ HOST_JOIN_DEADLINE_S = env.int("BERTH_HOST_JOIN_DEADLINE", default=900)
 PORT_QUARANTINE_S = env.int("BERTH_PORT_QUARANTINE", default=30)
 PORT_LEASE_S = env.int("BERTH_PORT_LEASE", default=86400)
 GATEWAY_LEASE_S = env.int("BERTH_GATEWAY_LEASE", default=60)
+# A deletion that waits for something so long says for what, by an event, and again each time that this has passed.
+DELETE_DEADLINE_S = env.int("BERTH_DELETE_DEADLINE", default=300)
+# How long events are kept, and how many of one app at most.
+EVENT_DAYS = env.int("BERTH_EVENT_DAYS", default=90)
+EVENTS_PER_APP = env.int("BERTH_EVENTS_PER_APP", default=10_000)
+# Event streams that one person may have open in each web process.
+STREAMS_PER_USER = env.int("BERTH_STREAMS_PER_USER", default=10)
 PROBE_FAILURES = env.int("BERTH_PROBE_FAILURES", default=3)
 
 DJANGO_STRUCTLOG_CELERY_ENABLED = True
+# A reader of an event stream that goes is nothing to worry about.
+DJANGO_STRUCTLOG_REQUEST_CANCELLED_LOG_LEVEL = logging.INFO
 LOGGING_CONFIG = "logging.config.dictConfig"
 LOGGING = logging_config(json=env.bool("BERTH_LOG_JSON", default=True), level=env.str("BERTH_LOG_LEVEL", "INFO"))
 structlog.configure(

@@ -19,7 +19,7 @@ from apps.deployments.services.releases import ReleaseSettings
 from apps.tenants.models import ApiToken, Tenant
 from apps.tenants.models.tenants import SLUG
 from portal.web.envtext import EnvTextInvalid, parse_env
-from portal.web.texts import SCOPES, explain
+from portal.web.texts import CODES, SCOPES, explain
 
 
 class Styled(forms.BaseForm):
@@ -186,6 +186,29 @@ class DeployForm(SizeForm):
             # Sent and empty means a TCP check; not sent at all keeps the last.
             health_path=data["health_path"] if "health_path" in self.data else None,
         )
+
+
+class ConfirmForm(Styled, forms.Form):
+    """The name of what is to be deleted, typed."""
+
+    confirm = forms.CharField(
+        label=_("Its name"),
+        required=False,
+        strip=True,
+        max_length=200,
+        widget=forms.TextInput(attrs={"autocomplete": "off", "autocapitalize": "none", "spellcheck": "false"}),
+    )
+
+    def add_confirm_refusal(self, error: BerthError) -> None:
+        """What would go stands on the page already: here only that it was not confirmed."""
+        if error.extra.get("field") == "confirm":
+            self.add_error("confirm", ValidationError(str(CODES[error.code]), code=error.code))
+        else:
+            self.add_refusal(error, {"tenants.has_apps": "with_apps"})
+
+
+class TenantDeleteForm(ConfirmForm):
+    with_apps = forms.BooleanField(label=_("Delete all its apps too"), required=False)
 
 
 class TokenForm(Styled, forms.Form):

@@ -81,29 +81,34 @@ def app_row(app: App) -> AppRow:
         held=read["instances_held"] or 0,
         last=read["rollout_last"] or "",
         removal=read["rollout_last"] is not None and read["rollout_target"] is None,
+        deleting=app.deleting_at is not None,
     )
     return AppRow(app, state_of(facts), facts.ready, facts.wanted, read["version_tag"] or "", app_url(app))
 
 
 def creatable_in(viewer: Viewer) -> list[Tenant]:
     """The tenants in which the viewer may create apps. People are members of few tenants, so each is asked."""
-    return [tenant for tenant in tenants_visible_to(viewer) if may_create_apps(viewer, tenant)]
+    open_now = tenants_visible_to(viewer).filter(deleting_at=None)
+    return [tenant for tenant in open_now if may_create_apps(viewer, tenant)]
 
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """What the viewer may do with one app."""
+    """What the viewer may do with one app; one that is being deleted is only looked at."""
 
     role: str
     push: bool
     deploy: bool
+    manage: bool
 
     @classmethod
     def of(cls, viewer: Viewer, app: App) -> Rights:
+        stays = app.deleting_at is None
         return cls(
             role=role_in(viewer, app.tenant_id) or "",
-            push=allows(viewer, Action.PUSH, app),
-            deploy=allows(viewer, Action.DEPLOY, app),
+            push=stays and allows(viewer, Action.PUSH, app),
+            deploy=stays and allows(viewer, Action.DEPLOY, app),
+            manage=stays and allows(viewer, Action.MANAGE, app),
         )
 
 
@@ -209,6 +214,7 @@ class AppLive:
                 held=self.held,
                 last=last.rollout.status if last else "",
                 removal=last.removal if last else False,
+                deleting=self.app.deleting_at is not None,
             )
         )
 

@@ -17,6 +17,7 @@ class AppState(enum.StrEnum):
     UNDEPLOYING = "undeploying"
     FAILED = "failed"
     STOPPED = "stopped"
+    DELETING = "deleting"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +29,12 @@ class Facts:
     held: int
     last: str = ""
     removal: bool = False
+    deleting: bool = False
 
 
 def state_of(facts: Facts) -> AppState:
+    if facts.deleting:
+        return AppState.DELETING
     if facts.last in Rollout.OPEN:
         return AppState.UNDEPLOYING if facts.removal else AppState.DEPLOYING
     if facts.wanted:

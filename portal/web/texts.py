@@ -22,6 +22,7 @@ APP_STATES: Final[dict[str, tuple[Text, str]]] = {
     "undeploying": (_("undeploying"), "busy"),
     "failed": (_("deploy failed"), "bad"),
     "stopped": (_("stopped"), "quiet"),
+    "deleting": (_("being deleted"), "busy"),
 }
 INSTANCE_STATUSES: Final[dict[str, tuple[Text, str]]] = {
     "placed": (_("placed"), "busy"),
@@ -63,6 +64,8 @@ SCOPES: Final[dict[str, Text]] = {
 #: code -> a sentence with the next step. Shown alone where the service's own sentence can't be shown, and before
 #: that sentence where the reader's language is not English, in which the services speak.
 CODES: Final[dict[str, Text]] = {
+    "apps.confirm_needed": _("Type the app's name to say that you mean it."),
+    "apps.deleting": _("The app is being deleted: nothing of it can be changed any more."),
     "apps.not_deployed": _("The app runs nothing that could be undeployed."),
     "apps.not_found": _("There is no such app that you can see."),
     "conflict": _("This does not go together with what happens right now. Look again, then retry."),
@@ -73,6 +76,7 @@ CODES: Final[dict[str, Text]] = {
     "engine.moved": _("The host's container engine was replaced. The platform will place the instance anew."),
     "engine.start_overdue": _("It could not be started in time. The platform will place the instance anew."),
     "engine.unreachable": _("The host could not be reached. The platform will place the instance anew."),
+    "events.too_many_streams": _("You have too many event streams open. Close one first."),
     "explanations.not_found": _("There is no such explanation. Only the newest of an app are kept."),
     "host.name_taken": _("A container of this name was in the way on the host. The platform will try again."),
     "host.networks_exhausted": _("The host has no network left for your tenant. Tell the platform's operators."),
@@ -127,6 +131,10 @@ CODES: Final[dict[str, Text]] = {
     "rollout.slower": _("The new version answered more slowly than the old one."),
     "slug.invalid": _("The name can't be used: small letters, digits and single hyphens, a letter first."),
     "slug.taken": _("The name is taken. App names are unique in the platform; pick another one."),
+    "tenants.confirm_needed": _("Type the tenant's name to say that you mean it."),
+    "tenants.deleting": _("The tenant is being deleted: nothing can be made in it any more."),
+    "tenants.has_apps": _("The tenant has apps. Delete them first, or say that they all go with it."),
+    "tenants.has_hosts": _("Hosts are dedicated to the tenant. Ask the platform's operators to give them away first."),
     "tenants.not_found": _("There is no such tenant that you are a member of."),
     "tokens.invalid": _("The token can't be made like this."),
     "tokens.not_found": _("You have no such token."),
@@ -134,6 +142,9 @@ CODES: Final[dict[str, Text]] = {
 }
 EVENTS: Final[dict[str, Text]] = {
     "app.created": _("App created"),
+    "app.delete_waits": _("Deletion waits"),
+    "app.deleted": _("App deleted"),
+    "app.deleting": _("Deletion begun"),
     "instance.failed": _("Instance failed"),
     "instance.lost": _("Instance lost"),
     "instance.ready": _("Instance ready"),
@@ -151,6 +162,9 @@ EVENTS: Final[dict[str, Text]] = {
     "rollout.started": _("Rollout started"),
     "rollout.succeeded": _("Rollout succeeded"),
     "rollout.superseded": _("Rollout superseded"),
+    "tenant.delete_waits": _("Deletion of the tenant waits"),
+    "tenant.deleted": _("Tenant deleted"),
+    "tenant.deleting": _("Deletion of the tenant begun"),
     "undeploy.started": _("Undeploy started"),
     "version.pushed": _("Version pushed"),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.contrib.auth.views import LogoutView
 from django.urls import include, path
 
-from portal.web.views import account, app, apps, login, placement
+from portal.web.views import account, app, apps, deleting, login, placement
 
 app_name = "web"
 
@@ -21,6 +21,8 @@ urlpatterns = [
     path("apps/<slug:slug>/deploy", app.app_deploy, name="app-deploy"),
     path("apps/<slug:slug>/rollouts/<int:number>/cancel", app.rollout_cancel_page, name="rollout-cancel"),
     path("apps/<slug:slug>/undeploy", app.app_undeploy, name="app-undeploy"),
+    path("apps/<slug:slug>/delete", deleting.app_delete_page, name="app-delete"),
+    path("tenants/<slug:slug>/delete", deleting.tenant_delete_page, name="tenant-delete"),
     path("apps/<slug:slug>/placement", placement.placement_page, name="placement"),
     path("apps/<slug:slug>/placement/<int:pk>", placement.explanation_page, name="explanation"),
     path("account/", account.account, name="account"),

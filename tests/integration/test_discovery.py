@@ -363,3 +363,35 @@ def test_while_zookeeper_can_not_be_reached_one_waits_and_the_others_are_told_at
         assert len(tries) == 1
     finally:
         stack.start_part("zookeeper")
+
+
+def test_an_app_that_is_gone_is_withdrawn_whole_and_one_that_is_not_stays(server, publisher):
+    env, _ = server
+    publisher.publish("shop", lambda: BASE)
+    publisher.publish("blog", lambda: replace(BASE, app="blog"))
+    before = _tree(env)
+    assert publisher.withdraw("shop", lambda: False) is False
+    assert _tree(env) == before
+    assert publisher.withdraw("shop", lambda: True) is True
+    assert [path for path in _tree(env) if "shop" in path] == []
+    assert [path for path in _tree(env) if "blog" in path] == [path for path in before if "blog" in path]
+    assert publisher.withdraw("shop", lambda: True) is True, "again does no harm"
+
+
+def test_a_publication_between_the_look_and_the_withdrawal_is_not_lost(server, publisher):
+    env, _ = server
+    publisher.publish("shop", lambda: BASE)
+    asked = []
+
+    def gone():
+        asked.append(1)
+        if len(asked) == 1:
+            other = _publisher(env)
+            other.publish("shop", lambda: replace(BASE, wanted=2, instances=(A,)))
+            other.close()
+            return True
+        return False
+
+    assert publisher.withdraw("shop", gone) is False
+    assert "/caas/service/route/shop" in _tree(env)
+    assert f"/caas/service/address/shop/1.0/{A.container_id}" in _tree(env)

@@ -7,7 +7,7 @@ from celery import shared_task
 from apps.core import jobs
 from apps.core.duties import due
 from apps.deployments import reconcile
-from apps.deployments.selectors import unfinished_apps, unfinished_instances
+from apps.deployments.selectors import unfinished_apps, unfinished_instances, unfinished_tenants
 from apps.hosts.selectors import hosts_to_observe
 from workers.clients import clients
 
@@ -22,6 +22,11 @@ def reconcile_app(app_id: int) -> None:
 @shared_task(name=jobs.RECONCILE_INSTANCE)
 def reconcile_instance(instance_id: int) -> None:
     reconcile.reconcile_instance(instance_id, clients())
+
+
+@shared_task(name=jobs.RECONCILE_TENANT)
+def reconcile_tenant(tenant_id: int) -> None:
+    reconcile.reconcile_tenant(tenant_id, clients())
 
 
 @shared_task(name=jobs.OBSERVE_HOST)
@@ -63,5 +68,7 @@ def sweep() -> None:
             return
         for pk in unfinished_apps(SWEEP_LIMIT):
             jobs.enqueue(jobs.RECONCILE_APP, pk)
+        for pk in unfinished_tenants(SWEEP_LIMIT):
+            jobs.enqueue(jobs.RECONCILE_TENANT, pk)
         for pk in unfinished_instances(SWEEP_LIMIT):
             jobs.enqueue(jobs.RECONCILE_INSTANCE, pk)

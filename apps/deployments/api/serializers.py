@@ -21,7 +21,7 @@ class AppSerializer(serializers.ModelSerializer[App]):
 
     class Meta:
         model = App
-        fields = ("slug", "tenant", "url", "instances_ready", "instances_live", "created_at")
+        fields = ("slug", "tenant", "url", "instances_ready", "instances_live", "created_at", "deleting_at")
         read_only_fields = fields
 
     @extend_schema_field(serializers.URLField())
@@ -32,6 +32,12 @@ class AppSerializer(serializers.ModelSerializer[App]):
 class AppInput(serializers.Serializer[Any]):
     tenant = serializers.CharField(max_length=40)
     slug = serializers.CharField(max_length=200, trim_whitespace=False)
+
+
+class AppDeleteInput(serializers.Serializer[Any]):
+    """``confirm`` is the app's name. Without it the answer says what would go."""
+
+    confirm = serializers.CharField(max_length=200, required=False, allow_blank=True, default="", trim_whitespace=False)
 
 
 class VersionSerializer(serializers.ModelSerializer[Version]):

@@ -12,6 +12,7 @@ from rest_framework.views import APIView
 from apps.core.models import Event
 from apps.deployments import selectors
 from apps.deployments.api.serializers import (
+    AppDeleteInput,
     AppInput,
     AppSerializer,
     EventSerializer,
@@ -21,6 +22,7 @@ from apps.deployments.api.serializers import (
 )
 from apps.deployments.models import App, Instance, Release
 from apps.deployments.services.apps import app_create
+from apps.deployments.services.deleting import app_delete
 from apps.registry.models import Version
 from apps.tenants.permissions import person
 from apps.tenants.selectors import tenant_visible_to
@@ -58,6 +60,15 @@ class AppDetail(APIView):
         if app is None:
             raise selectors.AppMissing(f"There is no app {slug[:60]!r} that you can see.")
         return Response(AppSerializer(app).data)
+
+    @extend_schema(operation_id="apps_destroy", request=AppDeleteInput, responses={202: AppSerializer})
+    def delete(self, request: Request, slug: str) -> Response:
+        """Delete the app with all that belongs to it. 404 is the answer once it is gone."""
+        app = selectors.app_visible_to(request.user, slug)
+        given = AppDeleteInput(data=request.data)
+        given.is_valid(raise_exception=True)
+        app = app_delete(app=app, by=person(request.user), confirm=given.validated_data["confirm"])
+        return Response(AppSerializer(app).data, status=status.HTTP_202_ACCEPTED)
 
 
 class VersionList(OfApp, generics.ListAPIView[Version]):

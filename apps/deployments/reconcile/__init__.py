@@ -6,6 +6,7 @@ there, makes one idempotent move, and writes down what it saw by compare-and-swa
 
 from apps.deployments.reconcile.app import reconcile_app
 from apps.deployments.reconcile.clients import Clients
+from apps.deployments.reconcile.deleting import reconcile_tenant
 from apps.deployments.reconcile.hosts import observe_host
 from apps.deployments.reconcile.instance import reconcile_instance
 from apps.deployments.reconcile.probes import probe_pass
@@ -19,4 +20,5 @@ __all__ = [
     "rebuild_discovery",
     "reconcile_app",
     "reconcile_instance",
+    "reconcile_tenant",
 ]

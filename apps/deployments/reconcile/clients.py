@@ -17,6 +17,7 @@ from apps.hosts.engines.base import Engine, EngineAddress, EngineUnreachable, TL
 from apps.hosts.engines.connect import connect
 from apps.hosts.models import Host
 from apps.hosts.services.authority import client_material
+from apps.registry.reconcile import repository_purge
 from gateway.contract import AppTraffic, GatewayState
 
 
@@ -28,6 +29,8 @@ class Discovery(Protocol):
     def epoch(self) -> str: ...
 
     def epoch_begin(self) -> str: ...
+
+    def withdraw(self, app: str, gone: Callable[[], bool]) -> bool: ...
 
     def prune(self, known: Callable[[list[str]], set[str]]) -> int: ...
 
@@ -88,6 +91,7 @@ class Clients:
     """Engines by host, the publisher, gateways' counters; made when first needed, kept for the life of the process.
 
     ``probe`` asks a batch of targets: instance id -> None if it is well, else what was wrong.
+    ``purge`` takes a repository out of the registry, as apps.registry.reconcile says it.
     """
 
     def __init__(
@@ -97,8 +101,10 @@ class Clients:
         probe: Probe = ask,
         material: Callable[[], TLSMaterial] | None = None,
         traffic: TrafficReader | None = None,
+        purge: Callable[[str], str] = repository_purge,
     ) -> None:
         self.probe = probe
+        self.purge = purge
         self._material = material or Material()
         self._engines: dict[int, tuple[EngineAddress, Engine]] = {}
         self._lock = threading.Lock()

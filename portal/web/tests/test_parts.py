@@ -59,6 +59,7 @@ def test_any_value_can_be_said_in_double_quotes(env: dict[str, str]) -> None:
     ("facts", "expected"),
     [
         (Facts(ready=0, wanted=0, held=0), AppState.NEW),
+        (Facts(ready=2, wanted=2, held=2, last="progressing", deleting=True), AppState.DELETING),
         (Facts(ready=0, wanted=2, held=2, last="progressing"), AppState.DEPLOYING),
         (Facts(ready=2, wanted=2, held=2, last="succeeded"), AppState.RUNNING),
         (Facts(ready=1, wanted=2, held=2, last="succeeded"), AppState.DEGRADED),

@@ -13,6 +13,7 @@ from django.views.decorators.http import require_http_methods, require_safe
 from apps.core.errors import BerthError, Denied
 from apps.deployments.models import App, Rollout
 from apps.deployments.selectors import app_visible_to, queue_position, rollout_of
+from apps.deployments.services.apps import AppDeleting
 from apps.deployments.services.rollouts import rollout_cancel, rollout_start, undeploy
 from apps.tenants.permissions import Action, require
 from portal.web.forms import DeployForm
@@ -84,6 +85,9 @@ def app_deploy(request: MemberRequest, slug: str) -> HttpResponse:
         )
     except Denied:
         raise
+    except AppDeleting as error:
+        messages.error(request, explain(error))
+        return redirect("web:app", slug=slug)
     except BerthError as error:
         form.add_refusal(error, DeployForm.REFUSALS)
         kept = error.extra.get("explanation")
