@@ -240,15 +240,18 @@ class Loop:
 
         self.discovery = discovery
         self.traffic = FakeTraffic()
-        self.clients = Clients(discovery=discovery, probe=self._probe, traffic=self.traffic)
+        self.clients = Clients(discovery=discovery, probe=self._probe, traffic=self.traffic)  # type: ignore[arg-type]
 
     @staticmethod
-    def _probe(targets: Sequence[object]) -> dict[int, str | None]:
+    def _probe(targets: Sequence[object]) -> dict[int, object]:
+        from apps.deployments.reconcile.answers import Wrong
         from apps.hosts.engines.memory import FLEET
 
         hosts = list(FLEET._hosts.values())
         return {
-            target.pk: None if any(host.is_ready(target.host, target.port) for host in hosts) else "connection refused"  # type: ignore[attr-defined]
+            target.pk: None  # type: ignore[attr-defined]
+            if any(host.is_ready(target.host, target.port) for host in hosts)  # type: ignore[attr-defined]
+            else Wrong("Connection refused")
             for target in targets
         }
 

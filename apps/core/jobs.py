@@ -16,6 +16,7 @@ RECONCILE_APP = "deployments.reconcile_app"
 RECONCILE_INSTANCE = "deployments.reconcile_instance"
 OBSERVE_HOST = "deployments.observe_host"
 REBUILD_DISCOVERY = "deployments.rebuild_discovery"
+PROBE_SHARD = "deployments.probe_shard"
 
 
 def enqueue(name: str, *ids: int | str) -> None:
