@@ -254,16 +254,22 @@ class Loop:
         #: What the registry answers when a repository is to be purged: see apps.registry.reconcile.
         self.purge: Callable[[str], str] = lambda name: ""
         self.clients = Clients(
-            discovery=discovery, probe=self._probe, traffic=self.traffic, purge=lambda name: self.purge(name)
+            discovery=discovery,
+            probe=self._probe,  # type: ignore[arg-type]
+            traffic=self.traffic,
+            purge=lambda name: self.purge(name),
         )
 
     @staticmethod
-    def _probe(targets: Sequence[object]) -> dict[int, str | None]:
+    def _probe(targets: Sequence[object]) -> dict[int, object]:
+        from apps.deployments.reconcile.answers import Wrong
         from apps.hosts.engines.memory import FLEET
 
         hosts = list(FLEET._hosts.values())
         return {
-            target.pk: None if any(host.is_ready(target.host, target.port) for host in hosts) else "connection refused"  # type: ignore[attr-defined]
+            target.pk: None  # type: ignore[attr-defined]
+            if any(host.is_ready(target.host, target.port) for host in hosts)  # type: ignore[attr-defined]
+            else Wrong("Connection refused")
             for target in targets
         }
 

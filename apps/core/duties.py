@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.db.models import Q
 
@@ -21,3 +21,11 @@ def due(name: str, *, every_s: float) -> Iterator[bool]:
         began = now()
         rested = Q(done_at=None) | Q(done_at__lte=began - timedelta(seconds=every_s))
         yield mine and bool(Duty.objects.filter(rested, pk=name).update(done_at=began))
+
+
+def done(name: str, *, at: datetime | None = None) -> datetime | None:
+    """When the duty was done last; with ``at``, note that it was then. For one that goes on for a while."""
+    if at is not None:
+        Duty.objects.filter(pk=name).update(done_at=at)
+        return at
+    return Duty.objects.values_list("done_at", flat=True).filter(pk=name).first()

@@ -17,6 +17,7 @@ RECONCILE_INSTANCE = "deployments.reconcile_instance"
 OBSERVE_HOST = "deployments.observe_host"
 RECONCILE_TENANT = "deployments.reconcile_tenant"
 REBUILD_DISCOVERY = "deployments.rebuild_discovery"
+PROBE_SHARD = "deployments.probe_shard"
 
 
 def enqueue(name: str, *ids: int | str) -> None:

@@ -257,8 +257,13 @@ def unfinished_instances(limit: int) -> list[int]:
     at = now()
     rows = Instance.objects.filter(
         free(at), released=False, status__in=waiting, status_since__lt=at - timedelta(seconds=1)
-    )
+    ).exclude(_resting(at))
     return list(rows.order_by("?").values_list("pk", flat=True)[:limit])
+
+
+def _resting(at: datetime) -> Q:
+    """To be started anew, and not yet; its old container is gone already."""
+    return Q(status=Instance.Status.PLACED, container_id="", retry_at__gt=at)
 
 
 #: So many workers wait for one host at most: one that hangs must leave the others to the other hosts.
@@ -275,7 +280,7 @@ def crowded(instance: Instance) -> bool:
 def next_to_start(host_id: int) -> list[int]:
     """One that waited for its turn on the host."""
     waiting = (Instance.Status.PLACED, Instance.Status.STARTING)
-    rows = Instance.objects.filter(free(), host_id=host_id, released=False, status__in=waiting)
+    rows = Instance.objects.filter(free(), host_id=host_id, released=False, status__in=waiting).exclude(_resting(now()))
     return list(rows.order_by("pk").values_list("pk", flat=True)[:1])
 
 

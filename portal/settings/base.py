@@ -248,6 +248,7 @@ EVENTS_PER_APP = env.int("BERTH_EVENTS_PER_APP", default=10_000)
 # Event streams that one person may have open in each web process.
 STREAMS_PER_USER = env.int("BERTH_STREAMS_PER_USER", default=10)
 PROBE_FAILURES = env.int("BERTH_PROBE_FAILURES", default=3)
+PROBE_SHARDS = env.int("BERTH_PROBE_SHARDS", default=1)
 
 DJANGO_STRUCTLOG_CELERY_ENABLED = True
 # A reader of an event stream that goes is nothing to worry about.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import pytest
 
 from apps.hosts.engines.base import (
     ContainerState,
+    EngineError,
     EngineUnreachable,
     ImageDenied,
     ImageNotFound,
@@ -289,11 +291,64 @@ def test_an_engine_that_does_not_answer_is_told_by_every_verb(harness: Harness) 
         lambda: engine.inspect(spec.name),
         lambda: engine.list("test"),
         lambda: engine.logs(spec.name, tail=1),
+        lambda: engine.check(spec.name, ["true"], timeout_s=1),
     ):
         with pytest.raises(EngineUnreachable) as caught:
             verb()
         assert caught.value.retryable
         assert len(str(caught.value)) <= 300
+
+
+def test_a_command_says_how_it_ended_and_both_of_its_outputs(harness: Harness, engine: HostEngine) -> None:
+    spec = harness.spec()
+    engine.ensure(spec, pull_token="")
+    well = engine.check(spec.name, ["/bin/busybox", "true"], timeout_s=5)
+    assert (well.exit_code, well.output) == (0, b"")
+    script = "echo out; echo err >&2; exit 3"
+    ill = engine.check(spec.name, ["/bin/busybox", "sh", "-c", script], timeout_s=5)
+    assert (ill.exit_code, sorted(ill.output.split())) == (3, [b"err", b"out"])
+    assert engine.inspect(spec.name).state is ContainerState.RUNNING
+
+
+def test_a_commands_arguments_pass_no_shell(harness: Harness, engine: HostEngine) -> None:
+    spec = harness.spec()
+    engine.ensure(spec, pull_token="")
+    said = engine.check(spec.name, ["/bin/busybox", "echo", "$HOME; `id`", "a b"], timeout_s=5)
+    assert said.output == b"$HOME; `id` a b\n"
+
+
+def test_of_a_long_output_4_kib_are_kept(harness: Harness, engine: HostEngine) -> None:
+    spec = harness.spec()
+    engine.ensure(spec, pull_token="")
+    said = engine.check(spec.name, ["/bin/busybox", "sh", "-c", "yes | head -c 100000"], timeout_s=10)
+    assert (said.exit_code, len(said.output)) == (0, 4096)
+
+
+def test_a_command_that_does_not_end_is_waited_for_no_longer_than_asked(harness: Harness, engine: HostEngine) -> None:
+    spec = harness.spec()
+    engine.ensure(spec, pull_token="")
+    began = time.monotonic()
+    for _ in range(3):
+        assert engine.check(spec.name, ["/bin/busybox", "sleep", "60"], timeout_s=1).exit_code is None
+    assert time.monotonic() - began < 10
+    assert harness.processes(spec, "sleep") <= 1, "it does not fill the container with its like"
+    assert engine.check(spec.name, ["/bin/busybox", "true"], timeout_s=5).exit_code == 0
+
+
+def test_a_program_that_is_not_there_fails_the_check(harness: Harness, engine: HostEngine) -> None:
+    spec = harness.spec()
+    engine.ensure(spec, pull_token="")
+    assert engine.check(spec.name, ["/no/such/program"], timeout_s=5).exit_code in (126, 127)
+
+
+def test_in_a_container_that_does_not_run_nothing_is_checked(harness: Harness, engine: HostEngine) -> None:
+    spec = harness.spec()
+    with pytest.raises(EngineError):
+        engine.check(spec.name, ["/bin/busybox", "true"], timeout_s=5)
+    engine.ensure(spec, pull_token="")
+    harness.kill(spec)
+    with pytest.raises(EngineError):
+        engine.check(spec.name, ["/bin/busybox", "true"], timeout_s=5)
 
 
 def test_closing_twice_is_harmless(engine: HostEngine) -> None:

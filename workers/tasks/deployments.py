@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+from typing import Any
+
 from celery import shared_task
+from celery.signals import worker_shutting_down
+from django.conf import settings
 
 from apps.core import jobs
 from apps.core.duties import due
@@ -12,6 +17,13 @@ from apps.hosts.selectors import hosts_to_observe
 from workers.clients import clients
 
 SWEEP_LIMIT = 1000
+_stopping = threading.Event()
+
+
+@worker_shutting_down.connect
+def _stop(**_: Any) -> None:
+    """A task that goes on for seconds must not keep a worker from stopping."""
+    _stopping.set()
 
 
 @shared_task(name=jobs.RECONCILE_APP)
@@ -50,9 +62,14 @@ def gateways() -> None:
 
 @shared_task(name="deployments.probe")
 def probe() -> None:
-    with due("probe", every_s=1) as mine:
-        if mine:
-            reconcile.probe_pass(clients())
+    """Sees to it that every shard is probed; one that is keeps others away by its lease."""
+    for shard in range(settings.PROBE_SHARDS):
+        jobs.enqueue(jobs.PROBE_SHARD, shard)
+
+
+@shared_task(name=jobs.PROBE_SHARD)
+def probe_shard(shard: int) -> None:
+    reconcile.probe_shard(clients(), shard, stopping=_stopping.is_set)
 
 
 @shared_task(name="deployments.observe_hosts")

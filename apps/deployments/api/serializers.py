@@ -8,6 +8,8 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from apps.core.models import Event
+from apps.deployments.api.check_serializers import CheckSerializer
+from apps.deployments.checks import liveness_of, readiness_of
 from apps.deployments.models import App, Instance, Release
 from apps.deployments.selectors import app_url
 from apps.registry.models import Version
@@ -54,6 +56,8 @@ class ReleaseSerializer(serializers.ModelSerializer[Release]):
     digest = serializers.CharField(source="version.digest", read_only=True)
     env_names = serializers.SerializerMethodField()
     settings = serializers.SerializerMethodField()
+    readiness = serializers.SerializerMethodField()
+    liveness = serializers.SerializerMethodField()
 
     class Meta:
         model = Release
@@ -68,6 +72,10 @@ class ReleaseSerializer(serializers.ModelSerializer[Release]):
             "memory_mb",
             "cpu_millis",
             "health_path",
+            "readiness",
+            "liveness",
+            "on_failure",
+            "stop_signal",
             "stop_grace_s",
             "placement",
             "created_at",
@@ -82,6 +90,15 @@ class ReleaseSerializer(serializers.ModelSerializer[Release]):
     @extend_schema_field(serializers.DictField(child=serializers.CharField()))
     def get_settings(self, release: Release) -> dict[str, str]:
         return {name: release.env[name] for name in release.env_readable if name in release.env}
+
+    @extend_schema_field(CheckSerializer)
+    def get_readiness(self, release: Release) -> dict[str, Any]:
+        return readiness_of(release).plain()
+
+    @extend_schema_field(CheckSerializer(allow_null=True))
+    def get_liveness(self, release: Release) -> dict[str, Any] | None:
+        check = liveness_of(release)
+        return None if check is None else check.plain()
 
 
 class InstanceSerializer(serializers.ModelSerializer[Instance]):
@@ -100,6 +117,10 @@ class InstanceSerializer(serializers.ModelSerializer[Instance]):
             "exit_code",
             "code",
             "reason",
+            "failures",
+            "last_check",
+            "restarts",
+            "retry_at",
             "why",
             "released",
             "created_at",

@@ -11,12 +11,14 @@ from apps.deployments.reconcile.hosts import observe_host
 from apps.deployments.reconcile.instance import reconcile_instance
 from apps.deployments.reconcile.probes import probe_pass
 from apps.deployments.reconcile.routes import gateways_observe, rebuild_discovery
+from apps.deployments.reconcile.shards import probe_shard
 
 __all__ = [
     "Clients",
     "gateways_observe",
     "observe_host",
     "probe_pass",
+    "probe_shard",
     "rebuild_discovery",
     "reconcile_app",
     "reconcile_instance",

@@ -10,11 +10,12 @@ from typing import Protocol
 from django.conf import settings
 
 from apps.deployments.discovery import Publisher, Receipt
+from apps.deployments.reconcile.answers import Wrong
 from apps.deployments.reconcile.probing import Target, ask
 from apps.deployments.selectors import Publication
 from apps.deployments.traffic import Traffic
-from apps.hosts.engines.base import Engine, EngineAddress, EngineUnreachable, TLSMaterial
-from apps.hosts.engines.connect import connect
+from apps.hosts.engines.base import EngineAddress, EngineUnreachable, TLSMaterial
+from apps.hosts.engines.connect import HostEngine, connect
 from apps.hosts.models import Host
 from apps.hosts.services.authority import client_material
 from apps.registry.reconcile import repository_purge
@@ -43,7 +44,7 @@ class TrafficReader(Protocol):
     def of(self, app: str, states: Sequence[GatewayState]) -> dict[str, AppTraffic]: ...
 
 
-Probe = Callable[[Sequence[Target]], dict[int, str | None]]
+Probe = Callable[[Sequence[Target]], dict[int, Wrong | None]]
 
 
 #: Seconds that the platform's own client certificate is kept before the database is asked whether it was renewed.
@@ -106,12 +107,12 @@ class Clients:
         self.probe = probe
         self.purge = purge
         self._material = material or Material()
-        self._engines: dict[int, tuple[EngineAddress, Engine]] = {}
+        self._engines: dict[int, tuple[EngineAddress, HostEngine]] = {}
         self._lock = threading.Lock()
         self._discovery = discovery
         self._traffic = traffic
 
-    def engine(self, host: Host) -> Engine:
+    def engine(self, host: Host) -> HostEngine:
         """Raises EngineError, also where this machine can't prepare the connection (a full disk for its TLS files)."""
         address = address_of(host, self._material)
         with self._lock:

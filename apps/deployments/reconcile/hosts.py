@@ -16,7 +16,8 @@ from apps.core.leases import held
 from apps.deployments.models import Instance
 from apps.deployments.reconcile.clients import Clients
 from apps.deployments.reconcile.instance import exited
-from apps.deployments.services.instances import instance_fail, instance_lost
+from apps.deployments.services.failing import instance_broken
+from apps.deployments.services.instances import instance_lost
 from apps.hosts.engines.base import ContainerState, Engine, EngineError, Observed
 from apps.hosts.models import Host
 from apps.hosts.selectors import host_with_engine
@@ -39,7 +40,7 @@ def observe_host(host_id: int, clients: Clients) -> None:
         asked_at = now()
         # Before the engine is asked: what starts meanwhile is not in its answer. No clock tells that apart, since
         # another machine's wrote when it started.
-        expected = list(_with_container(host).values_list("pk", flat=True))
+        expected = dict(_with_container(host).values_list("pk", "container_id"))
         try:
             engine = clients.engine(host)
             info = engine.ping()
@@ -56,7 +57,8 @@ def observe_host(host_id: int, clients: Clients) -> None:
         by_instance = {one.instance: one for one in found}
         still = _with_container(host).filter(pk__in=expected)
         for instance in still.select_related("app", "host", "replica_set__release"):
-            _compare(instance, by_instance.get(instance.short_id))
+            if instance.container_id == expected[instance.pk]:  # else it was started anew meanwhile
+                _compare(instance, by_instance.get(instance.short_id))
         _remove_unknown(host, engine, ours)
         if host.availability == Host.Availability.DRAINING and not _held(host):
             host_drained(host=host)
@@ -111,7 +113,8 @@ def _give_up(host: Host) -> None:
 
 def _compare(instance: Instance, observed: Observed | None) -> None:
     if observed is None:
-        instance_fail(instance=instance, code="instance.vanished", reason="Its container is gone; somebody removed it.")
+        reason = "Its container is gone; somebody removed it."
+        instance_broken(instance=instance, code="instance.vanished", reason=reason)
     elif observed.state is not ContainerState.RUNNING:
         exited(instance, observed)
 

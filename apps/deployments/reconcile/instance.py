@@ -12,12 +12,14 @@ from apps.core import jobs
 from apps.core.clock import now
 from apps.core.errors import PlatformError
 from apps.core.leases import held
+from apps.deployments.checks import Kind, readiness_of
 from apps.deployments.discovery import DiscoveryUnavailable
 from apps.deployments.models import Instance
 from apps.deployments.reconcile.clients import Clients
-from apps.deployments.reconcile.probes import never_ready, target_of
+from apps.deployments.reconcile.probes import ask_once, never_ready
 from apps.deployments.reconcile.routes import publish
 from apps.deployments.selectors import crowded, next_to_start
+from apps.deployments.services.failing import instance_broken, instance_cleared
 from apps.deployments.services.instances import (
     instance_fail,
     instance_ready,
@@ -82,7 +84,7 @@ def _step(instance: Instance, clients: Clients) -> bool:
     """One move; True if the next may follow at once."""
     status = Status(instance.status)
     if status is Status.PLACED:
-        return instance_starting(instance=instance)
+        return _place(instance, clients)
     if status is Status.STARTING:
         return _start(instance, clients)
     if status is Status.RUNNING:
@@ -90,6 +92,21 @@ def _step(instance: Instance, clients: Clients) -> bool:
     if status in Instance.LEAVING:
         return _retire(instance, clients)
     return False
+
+
+def _place(instance: Instance, clients: Clients) -> bool:
+    if instance.container_id:
+        return _clear(instance, clients)
+    if instance.retry_at is not None and now() < instance.retry_at:
+        return False
+    return instance_starting(instance=instance)
+
+
+def _clear(instance: Instance, clients: Clients) -> bool:
+    """To be started anew where it is: its old container goes first, and before that its route."""
+    if not _unrouted(instance, clients):
+        return False
+    return _removed(instance, clients, grace=0) and instance_cleared(instance=instance)
 
 
 def spec_of(instance: Instance) -> ContainerSpec:
@@ -114,6 +131,7 @@ def spec_of(instance: Instance) -> ContainerSpec:
         ),
         env=release.env,
         command=tuple(release.command),
+        stop_signal=release.stop_signal,
     )
 
 
@@ -157,26 +175,34 @@ def _start_failed(instance: Instance, error: EngineError) -> bool:
 
 
 def exited(instance: Instance, observed: Observed) -> bool:
-    """Its container ended by itself."""
+    """Its container ended by itself: what its release says is done."""
     if observed.oom_killed:
         memory = instance.replica_set.release.memory_mb
         code, reason = "instance.out_of_memory", f"Killed: it used more than its {memory} MiB of memory."
     else:
         code, reason = "instance.exited", f"Its process ended by itself with exit code {observed.exit_code}."
-    return instance_fail(instance=instance, code=code, reason=reason, exit_code=observed.exit_code)
+    return instance_broken(
+        instance=instance,
+        code=code,
+        reason=reason,
+        exit_code=observed.exit_code,
+        container_id=observed.container_id,
+    )
 
 
 def _await_ready(instance: Instance, clients: Clients) -> bool:
     """Poll fast for a moment, since most apps are ready within it; then leave it to the probe pass."""
-    target = target_of(instance)
+    check = readiness_of(instance.replica_set.release)
+    if check.kind is Kind.COMMAND and instance.host.silent:
+        return False
     began = looked = time.monotonic()
     while True:
-        wrong = clients.probe([target])[target.pk]
+        wrong = ask_once(instance, check, clients)
         if wrong is None:
             instance_ready(instance=instance)
             return False
         if _overdue(instance):
-            return never_ready(instance, wrong)
+            return never_ready(instance, check, wrong)
         at = time.monotonic()
         if at - looked >= LOOK_S:
             looked = at
@@ -184,7 +210,7 @@ def _await_ready(instance: Instance, clients: Clients) -> bool:
                 return True
         if at - began >= PATIENCE_S:
             return False
-        time.sleep(POLL_S)
+        time.sleep(LOOK_S if check.kind is Kind.COMMAND else POLL_S)
 
 
 def _ended(instance: Instance, clients: Clients) -> bool:
@@ -198,24 +224,37 @@ def _ended(instance: Instance, clients: Clients) -> bool:
 
 def _retire(instance: Instance, clients: Clients) -> bool:
     """Unpublish, wait for the gateways, stop, remove, free: in this order, each step repeatable."""
-    if instance.was_routed:
-        if not instance.unrouted_zxid:
-            receipt = publish(instance.app_id, instance.app.slug, clients)
-            if receipt is None:
-                # Not unpublished: users may still be on their way to it, so it stays. The sweep comes again.
-                return False
-            instance_unrouted(instance=instance, epoch=receipt.epoch, zxid=receipt.zxid)
-            return True
-        if not _gateways_let_go(instance, clients) or not _answered_all(instance, clients):
-            return False
+    if not _unrouted(instance, clients) or (instance.was_routed and not _answered_all(instance, clients)):
+        return False
     if instance.status == Status.LOST:
         # Nobody is there to be asked. The host is not ready again before its container is gone.
         instance_released(instance=instance)
         return False
+    grace = instance.replica_set.release.stop_grace_s if instance.status == Status.DRAINING else 0
+    if _removed(instance, clients, grace):
+        instance_released(instance=instance)
+    return False
+
+
+def _unrouted(instance: Instance, clients: Clients) -> bool:
+    """Whether no gateway routes to it any more; unpublishes it first."""
+    if not instance.was_routed:
+        return True
+    if not instance.unrouted_zxid:
+        receipt = publish(instance.app_id, instance.app.slug, clients)
+        if receipt is None:
+            # Not unpublished: users may still be on their way to it, so it stays. The sweep comes again.
+            return False
+        instance_unrouted(instance=instance, epoch=receipt.epoch, zxid=receipt.zxid)
+        instance.refresh_from_db(fields=["unrouted_epoch", "unrouted_zxid", "unrouted_at", "deadline_at"])
+    return _gateways_let_go(instance, clients)
+
+
+def _removed(instance: Instance, clients: Clients, grace: int) -> bool:
+    """Whether its container is gone from its host now."""
     if instance.host.silent:
         # Asking it would only keep this worker waiting. The sweep comes again.
         return False
-    grace = instance.replica_set.release.stop_grace_s if instance.status == Status.DRAINING else 0
     try:
         clients.engine(instance.host).remove(spec_of(instance).name, grace_s=grace)
     except EngineUnreachable as error:
@@ -224,8 +263,7 @@ def _retire(instance: Instance, clients: Clients) -> bool:
     except EngineError as error:
         log.error("remove_failed", instance=str(instance.uid), code=error.code, error=str(error))
         return False
-    instance_released(instance=instance)
-    return False
+    return True
 
 
 def _answered_all(instance: Instance, clients: Clients) -> bool:

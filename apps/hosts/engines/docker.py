@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +21,7 @@ from docker.errors import APIError, DockerException, NotFound
 from apps.hosts.engines import builder
 from apps.hosts.engines import docker_parse as parse
 from apps.hosts.engines.base import (
+    CommandResult,
     ContainerSpec,
     ContainerState,
     EngineAddress,
@@ -31,6 +32,7 @@ from apps.hosts.engines.base import (
     NameTaken,
     Observed,
 )
+from apps.hosts.engines.docker_check import run
 from apps.hosts.engines.docker_errors import Moved, clean, read_error
 from apps.hosts.engines.docker_pull import pull
 from apps.hosts.engines.docker_tls import MutualTLS, base_url, context
@@ -138,6 +140,23 @@ class DockerEngine:
                 return self._client().logs(found["Id"], stdout=True, stderr=True, tail=tail)[-_MAX_LOG_BYTES:]
             except NotFound:
                 return b""
+
+    def check(self, name: str, command: Sequence[str], *, timeout_s: int) -> CommandResult:
+        with _translated():
+            found = self._find(name)
+            if found is None or not found["State"]["Running"]:
+                raise EngineError(f"{name} does not run")
+            client = self._client()
+            return run(
+                client,
+                f"{client.base_url}/v{client.api_version}",
+                str(found["Id"]),
+                [str(one) for one in found.get("ExecIDs") or []],
+                command,
+                read_s=self._timeouts.read,
+                timeout_s=timeout_s,
+                clock=self._clock,
+            )
 
     def close(self) -> None:
         """Drop the connections. The next verb opens new ones."""

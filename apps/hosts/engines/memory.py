@@ -11,15 +11,18 @@ import hashlib
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from apps.hosts.engines import builder
 from apps.hosts.engines.base import (
+    MAX_CHECK_OUTPUT,
+    CommandResult,
     ContainerSpec,
     ContainerState,
     EngineAddress,
+    EngineError,
     EngineInfo,
     EngineUnreachable,
     ImageDenied,
@@ -44,6 +47,8 @@ class Behaviour:
     output: bytes = b""
     tokens: frozenset[str] | None = None
     """Who may pull it; None is everybody."""
+    commands: Mapping[tuple[str, ...], CommandResult] = field(default_factory=dict)
+    """What commands do in it; one that is not named here ends well and says nothing."""
 
 
 RUNS = Behaviour()
@@ -211,6 +216,16 @@ class MemoryEngine:
             return b"".join(lines[-tail:])
 
         return self._call("logs", read)
+
+    def check(self, name: str, command: Sequence[str], *, timeout_s: int) -> CommandResult:
+        def run(host: MemoryHost) -> CommandResult:
+            found = host.containers.get(name)
+            if found is None or found.observed.state is not ContainerState.RUNNING:
+                raise EngineError(f"{name} does not run")
+            result = found.behaviour.commands.get(tuple(command), CommandResult(0))
+            return replace(result, output=result.output[:MAX_CHECK_OUTPUT])
+
+        return self._call("check", run)
 
     def close(self) -> None:
         """Nothing is held."""

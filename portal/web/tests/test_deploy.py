@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from apps.deployments.checks import readiness_of
 from apps.deployments.models import Instance, Release, Rollout
 from apps.deployments.services.rollouts import rollout_start
 from portal.web.forms import DeployForm
@@ -54,6 +55,44 @@ def test_an_empty_health_path_asks_for_a_tcp_check_and_variables_can_be_removed(
     assert (release.health_path, release.env) == ("", {})
 
 
+HEALTH = {
+    "health_kind": "network",
+    "health_statuses": "200-204",
+    "health_text": "all well",
+    "health_interval": "5",
+    "health_timeout": "3",
+    "health_start_period": "90",
+    "health_failures": "4",
+    "on_failure": "restart",
+    "stop_signal": "SIGQUIT",
+}
+
+
+def test_the_health_check_is_as_it_was_asked_for_and_shown_again(shop: Any, browser: Browser) -> None:
+    client = browser("alice")
+    client.post("/apps/shop/deploy", {**FULL, **HEALTH})
+    release = Release.objects.get()
+    check = readiness_of(release)
+    assert (check.kind, check.path, check.statuses, check.text) == ("http", "/ok", (200, 204), "all well")
+    assert (check.interval_s, check.timeout_s, check.start_period_s, check.failures) == (5, 3, 90, 4)
+    assert (release.on_failure, release.stop_signal) == ("restart", "SIGQUIT")
+    html = client.get("/apps/shop/").content.decode()
+    assert 'name="health_statuses" value="200-204"' in html
+    assert 'name="health_interval" value="5"' in html
+    assert '<option value="restart" selected>' in html
+
+
+def test_a_command_is_taken_apart_and_without_a_path_the_port_is_asked(shop: Any, browser: Browser) -> None:
+    client = browser("alice")
+    command = {"health_kind": "command", "health_command": "/bin/ok 'a b' $HOME"}
+    client.post("/apps/shop/deploy", {**FULL, **HEALTH, **command})
+    assert readiness_of(Release.objects.get()).command == ("/bin/ok", "a b", "$HOME")
+    assert "/bin/ok &#x27;a b&#x27; &#x27;$HOME&#x27;" in client.get("/apps/shop/").content.decode()
+    Rollout.objects.update(status="succeeded")
+    client.post("/apps/shop/deploy", {"version": "1.0", "health_kind": "network", "health_path": ""})
+    assert readiness_of(Release.objects.get(number=2)).kind == "tcp"
+
+
 def test_the_form_shows_what_the_last_release_has_but_no_values(shop: Any, browser: Browser) -> None:
     client = browser("alice")
     client.post("/apps/shop/deploy", FULL)
@@ -72,6 +111,13 @@ def test_the_form_shows_what_the_last_release_has_but_no_values(shop: Any, brows
         ("version", "9.9", "versions.not_found"),
         ("health_path", "no-slash", "releases.invalid"),
         ("health_path", "/a\tb", "releases.invalid"),
+        ("health_statuses", "all", "releases.invalid"),
+        ("health_statuses", "200-999", "releases.invalid"),
+        ("health_timeout", "5", "releases.invalid"),
+        ("health_interval", "0", ""),
+        ("health_failures", "21", ""),
+        ("on_failure", "explode", ""),
+        ("stop_signal", "SIGSTOP", ""),
         ("env", "9X=1", "releases.invalid"),
         ("env", "PORT=1", "releases.invalid"),
         ("env", "A=1\nA=2", "releases.invalid"),
@@ -88,7 +134,7 @@ def test_the_form_shows_what_the_last_release_has_but_no_values(shop: Any, brows
 def test_a_refusal_stands_at_its_field_and_nothing_is_done(
     field: str, value: str, code: str, shop: Any, browser: Browser
 ) -> None:
-    answer = browser("alice").post("/apps/shop/deploy", {**FULL, field: value})
+    answer = browser("alice").post("/apps/shop/deploy", {**FULL, "health_kind": "network", field: value})
     assert answer.status_code in (400, 404)
     html = answer.content.decode()
     assert f'id="id_{field}_error"' in html
