@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import structlog
@@ -25,7 +28,35 @@ def enqueue(name: str, *ids: int | str) -> None:
 
     Never raises: with Redis away the work is found by the sweep.
     """
-    transaction.on_commit(partial(_send, name, ids))
+    transaction.on_commit(partial(_nudge, name, ids))
+
+
+class _Kept(threading.local):
+    nudges: list[tuple[str, tuple[int | str, ...]]] | None = None
+
+
+_kept = _Kept()
+
+
+@contextmanager
+def sent_last() -> Iterator[None]:
+    """Of this thread, what is enqueued in the block is sent at its end: a Redis that hangs takes seconds to send to,
+    and what the block does can't wait for that.
+    """
+    outer, _kept.nudges = _kept.nudges, []
+    try:
+        yield
+    finally:
+        nudges, _kept.nudges = _kept.nudges, outer
+        for name, ids in nudges:
+            _nudge(name, ids)
+
+
+def _nudge(name: str, ids: tuple[int | str, ...]) -> None:
+    if _kept.nudges is None:
+        _send(name, ids)
+    elif (name, ids) not in _kept.nudges:
+        _kept.nudges.append((name, ids))
 
 
 #: A nudge that waited longer is dropped: the sweep has sent another. Seconds, and many: clocks differ.
