@@ -74,6 +74,16 @@ def test_a_capsule_is_told_whole_and_the_log_is_text(ended: Instance, browser: B
     assert b"&lt;script&gt;" in browser("vera").get(path(ended)).content
 
 
+def test_what_to_do_is_said_once(ended: Instance, browser: Browser) -> None:
+    keep(ended, code="image.not_found", reason="It could not be started: manifest unknown")
+    told = page(browser, ended)
+    assert f"What to do {texts.CODES['image.not_found']}" in told
+    FailureCapsule.objects.update(code="host.lost", reason="Its host 10.0.0.1 does not answer any more.")
+    told = page(browser, ended)
+    assert told.count(str(texts.CODES["host.lost"])) == 1
+    assert "10.0.0.1" not in told
+
+
 def test_memory_that_ran_out_is_told_with_the_limit(ended: Instance, browser: Browser) -> None:
     keep(ended, code="instance.out_of_memory", exit_code=137, signal="SIGKILL", out_of_memory=True, log="x")
     told = page(browser, ended)
