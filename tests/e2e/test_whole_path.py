@@ -226,13 +226,15 @@ def test_another_tenant_can_neither_see_nor_push_nor_pull(platform, owner, app):
 
 
 @pytest.mark.parametrize(
-    ("entrypoint", "code"),
+    ("entrypoint", "code", "left"),
     [
-        ('["/bin/busybox", "sh", "-c", "echo broken; exit 3"]', "instance.exited"),
-        ('["/no/such/program"]', "container.refused"),
+        ('["/bin/busybox", "sh", "-c", "echo broken; exit 3"]', "instance.exited", (3, "broken\n")),
+        ('["/no/such/program"]', "container.refused", (None, "")),
     ],
 )
-def test_an_image_that_cannot_run_fails_with_its_cause_and_leaves_nothing(platform, owner, app, entrypoint, code):
+def test_an_image_that_cannot_run_fails_with_its_cause_and_leaves_its_capsule_only(
+    platform, owner, app, entrypoint, code, left
+):
     owner.deploy(app, "1.0", instances=1, **SMALL)
     broken = f"FROM scratch\nCOPY busybox /bin/busybox\nENTRYPOINT {entrypoint}\n"
     owner.push_sample(app, "2.0", dockerfile=broken)
@@ -243,6 +245,11 @@ def test_an_image_that_cannot_run_fails_with_its_cause_and_leaves_nothing(platfo
     assert rollout["reason"]
     assert set(outcomes) == {"200"}, "the first version serves on"
     wait_for("the broken containers to go", lambda: len(platform.labelled(0, app) + platform.labelled(1, app)) == 1)
+    ended = next(one for one in owner.request("GET", f"apps/{app}/instances/")["results"] if one["code"] == code)
+    wait_for("its capsule", lambda: owner.api.get(f"apps/{app}/instances/{ended['uid']}/capsule/").status_code == 200)
+    capsule = owner.request("GET", f"apps/{app}/instances/{ended['uid']}/capsule/")
+    assert (capsule["code"], capsule["exit_code"], capsule["log"]) == (code, *left)
+    assert bool(capsule["log"]) != bool(capsule["log_missing"])
 
 
 def test_an_app_that_never_becomes_ready_fails_with_its_cause_and_leaves_nothing(platform, owner, app):
