@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -31,11 +31,15 @@ def enqueue(name: str, *ids: int | str) -> None:
     transaction.on_commit(partial(_nudge, name, ids))
 
 
-class _Kept(threading.local):
-    nudges: list[tuple[str, tuple[int | str, ...]]] | None = None
+Nudge = tuple[str, tuple[int | str, ...]]
 
 
-_kept = _Kept()
+class _OfThread(threading.local):
+    kept: list[Nudge] | None = None
+    taker: Callable[[Nudge], None] | None = None
+
+
+_thread = _OfThread()
 
 
 @contextmanager
@@ -43,20 +47,38 @@ def sent_last() -> Iterator[None]:
     """Of this thread, what is enqueued in the block is sent at its end: a Redis that hangs takes seconds to send to,
     and what the block does can't wait for that.
     """
-    outer, _kept.nudges = _kept.nudges, []
+    outer, _thread.kept = _thread.kept, []
     try:
         yield
     finally:
-        nudges, _kept.nudges = _kept.nudges, outer
+        nudges, _thread.kept = _thread.kept, outer
         for name, ids in nudges:
             _nudge(name, ids)
 
 
+@contextmanager
+def handed_to(taker: Callable[[Nudge], None]) -> Iterator[None]:
+    """Of this thread, what is enqueued in the block is given to ``taker``, so that another thread may ``send`` it."""
+    outer, _thread.taker = _thread.taker, taker
+    try:
+        yield
+    finally:
+        _thread.taker = outer
+
+
+def send(nudge: Nudge) -> None:
+    """Send at once. Never raises for want of a broker; takes seconds then."""
+    _send(*nudge)
+
+
 def _nudge(name: str, ids: tuple[int | str, ...]) -> None:
-    if _kept.nudges is None:
+    if _thread.kept is not None:
+        if (name, ids) not in _thread.kept:
+            _thread.kept.append((name, ids))
+    elif _thread.taker is not None:
+        _thread.taker((name, ids))
+    else:
         _send(name, ids)
-    elif (name, ids) not in _kept.nudges:
-        _kept.nudges.append((name, ids))
 
 
 #: A nudge that waited longer is dropped: the sweep has sent another. Seconds, and many: clocks differ.

@@ -32,3 +32,13 @@ def test_nudges_are_sent_though_the_block_fails(nudges):
     with pytest.raises(ZeroDivisionError):
         fail()
     assert nudges == [("one", (1,))]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_nudges_may_be_handed_to_somebody_who_sends_them(nudges):
+    taken = []
+    with jobs.handed_to(taken.append), jobs.sent_last():
+        jobs.enqueue("one", 1)
+    assert (taken, nudges) == ([("one", (1,))], [])
+    jobs.send(taken[0])
+    assert nudges == taken

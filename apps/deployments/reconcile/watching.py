@@ -41,10 +41,13 @@ class HostWatch:
     instance's short id for each container that is said to have ended, and must be quick.
     """
 
-    def __init__(self, host_id: int, clients: Clients, ended: Ended) -> None:
+    def __init__(
+        self, host_id: int, clients: Clients, ended: Ended, nudge: Callable[[jobs.Nudge], None] = jobs.send
+    ) -> None:
         self._host_id = host_id
         self._clients = clients
         self._ended = ended
+        self._nudge = nudge
         self._since: float | None = None
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self.run, name=f"watch-{host_id}", daemon=True)
@@ -60,6 +63,10 @@ class HostWatch:
         return self._thread.is_alive()
 
     def run(self) -> None:
+        with jobs.handed_to(self._nudge):
+            self._run()
+
+    def _run(self) -> None:
         failures, missed = 0, True
         wait_s = 0.0
         while not self._stopped.wait(wait_s):
@@ -99,15 +106,19 @@ class HostWatch:
 
 
 class Watcher:
-    """One process's part of the hosts, each followed by a thread; and the threads that look at what ended."""
+    """One process's part of the hosts, each followed by a thread; the threads that look at what ended; and one that
+    sends their nudges, since a broker that is away takes seconds for each try and nobody must wait for that.
+    """
 
     def __init__(self, clients: Clients, *, limit: int, lookers: int = LOOKERS) -> None:
         self._clients = clients
         self._share = Share("watch", limit=limit)
         self._watches: dict[int, HostWatch] = {}
         self._ends: queue.SimpleQueue[tuple[int, str] | None] = queue.SimpleQueue()
+        self._nudges: queue.SimpleQueue[jobs.Nudge | None] = queue.SimpleQueue()
         self._lookers = [threading.Thread(target=self._look, name=f"look-{at}", daemon=True) for at in range(lookers)]
-        for thread in self._lookers:
+        self._nudger = threading.Thread(target=self._send, name="nudges", daemon=True)
+        for thread in (*self._lookers, self._nudger):
             thread.start()
 
     @property
@@ -126,7 +137,7 @@ class Watcher:
             self._watches.pop(pk).stop()
         for pk in wanted:
             if pk not in self._watches or not self._watches[pk].alive:
-                self._watches[pk] = HostWatch(pk, self._clients, lambda host, short: self._ends.put((host, short)))
+                self._watches[pk] = HostWatch(pk, self._clients, self._say_ended, self._nudges.put)
                 self._watches[pk].start()
         return True
 
@@ -139,13 +150,26 @@ class Watcher:
         until = time.monotonic() + STOP_S
         for thread in self._lookers:
             thread.join(max(0.0, until - time.monotonic()))
+        self._nudges.put(None)
+        self._nudger.join(max(0.0, until - time.monotonic()))
         try:
             self._share.give_back()
         except DatabaseError as error:
             log.warning("watch_not_given_back", error=str(error))
         connection.close()
 
+    def _say_ended(self, host_id: int, short_id: str) -> None:
+        self._ends.put((host_id, short_id))
+
+    def _send(self) -> None:
+        while (nudge := self._nudges.get()) is not None:
+            jobs.send(nudge)
+
     def _look(self) -> None:
+        with jobs.handed_to(self._nudges.put):
+            self._look_at_all()
+
+    def _look_at_all(self) -> None:
         while (end := self._ends.get()) is not None:
             try:
                 container_ended(*end, self._clients)

@@ -132,6 +132,23 @@ def test_a_stream_that_broke_is_opened_again_from_the_last_event_on(serving, wor
     assert (jobs.OBSERVE_HOST, (victim.host_id,)) in nudges
 
 
+def test_a_broker_that_hangs_keeps_no_crash_waiting(serving, world, hosts, watcher, monkeypatch):
+    hangs, sent = threading.Event(), []
+    monkeypatch.setattr("apps.core.jobs._send", lambda *nudge: (hangs.wait(30), sent.append(nudge)))
+    one = watcher(lookers=1)
+    try:
+        one.turn()
+        eventually(lambda: following(world, *hosts))
+        for instance in serving:
+            crash(world, instance)
+        eventually(lambda: failed(serving[0]) and failed(serving[1]))
+        assert sent == []
+    finally:
+        hangs.set()
+    app = serving[0].app_id
+    eventually(lambda: (jobs.RECONCILE_APP, (app,)) in sent)
+
+
 def test_what_ended_before_the_watcher_began_is_found(serving, world, watcher):
     victim, other = serving
     crash(world, victim)
