@@ -16,7 +16,6 @@ from apps.deployments.tests.steps import deploy
 from apps.hosts.engines.base import EngineError
 from apps.hosts.engines.memory import RUNS, Behaviour, MemoryEngine, refuses
 from apps.hosts.models import Host
-from workers.tasks.deployments import capsules
 
 Status = Instance.Status
 
@@ -279,5 +278,5 @@ def test_old_capsules_go_once_their_instance_is_over(failing, loop, settings, wo
     settings.CAPSULE_DAYS = 4
     assert capsules_expire() == 0
     settings.CAPSULE_DAYS = 3
-    capsules()
+    assert capsules_expire() == 1
     assert not FailureCapsule.objects.exists()

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from apps.deployments.models import FailureCapsule, Instance, NoLog
-from apps.deployments.services.rollouts import rollout_fail, rollout_start
+from apps.deployments.models import FailureCapsule, Instance, NoLog, Rollout
+from apps.deployments.services.rollouts import rollout_start
 from portal.web import texts
 from portal.web.tests.conftest import Browser, instances_add
 from portal.web.tests.pages import offences, unlabelled, words
@@ -127,10 +127,10 @@ def test_the_app_page_leads_there_from_its_instances(ended: Instance, browser: B
 def test_a_failed_rollout_leads_to_the_last_of_its_instances_that_ended(
     world: Any, shop: Any, browser: Browser
 ) -> None:
-    rollout = rollout_start(app=shop, version="1.0", by=world.alice, instances=2)
+    rollout_start(app=shop, version="1.0", by=world.alice, instances=2)
     first, last = Instance.objects.order_by("pk")
     Instance.objects.update(status=Status.FAILED, code="instance.exited")
-    rollout_fail(rollout=rollout, code="instance.exited", reason="It ended.")
+    Rollout.objects.update(status=Rollout.Status.FAILED, code="instance.exited", reason="It ended.")
     assert 'id="culprit"' not in browser("vera").get("/apps/shop/").content.decode()
     keep(first)
     html = browser("vera").get("/apps/shop/").content.decode()
