@@ -241,7 +241,7 @@ def test_an_image_that_cannot_run_fails_with_its_cause_and_leaves_its_capsule_on
     owner.version_wait(app, "2.0")
     with _load(platform, app) as outcomes:
         rollout = owner.deploy(app, "2.0", instances=1)
-    assert (rollout["status"], rollout["code"]) == ("failed", code)
+    assert (rollout["status"], rollout["code"]) == ("rolled_back", code)
     assert rollout["reason"]
     assert set(outcomes) == {"200"}, "the first version serves on"
     wait_for("the broken containers to go", lambda: len(platform.labelled(0, app) + platform.labelled(1, app)) == 1)

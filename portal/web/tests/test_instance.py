@@ -136,3 +136,6 @@ def test_a_failed_rollout_leads_to_the_last_of_its_instances_that_ended(
     html = browser("vera").get("/apps/shop/").content.decode()
     assert f'id="culprit" href="{path(first)}"' in html
     assert path(last) in html
+    Rollout.objects.update(status=Rollout.Status.ROLLED_BACK)
+    html = browser("vera").get("/apps/shop/").content.decode()
+    assert f'id="rollout-culprit" href="{path(first)}"' in html
