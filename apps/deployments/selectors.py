@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from django.conf import settings
 from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet
@@ -15,7 +16,7 @@ from apps.core.clock import now
 from apps.core.errors import Missing
 from apps.core.leases import free
 from apps.core.models import Event
-from apps.deployments.models import App, Gateway, Instance, Release, ReplicaSet, Rollout
+from apps.deployments.models import App, FailureCapsule, Gateway, Instance, Release, ReplicaSet, Rollout
 from apps.hosts.models import Host
 from apps.registry.models import Version
 from apps.registry.selectors import versions_of
@@ -32,6 +33,14 @@ class AppMissing(Missing):
 
 class RolloutMissing(Missing):
     code = "rollouts.not_found"
+
+
+class InstanceMissing(Missing):
+    code = "instances.not_found"
+
+
+class CapsuleMissing(Missing):
+    code = "instances.no_capsule"
 
 
 def apps_visible_to(viewer: Viewer, action: Action = Action.VIEW) -> QuerySet[App]:
@@ -97,6 +106,21 @@ def queue_position(rollout: Rollout) -> int | None:
 def instances_of(app: App) -> QuerySet[Instance]:
     """All that it ever had, the newest first."""
     return app.instances.select_related("replica_set__release__version", "host")
+
+
+def instance_of(app: App, uid: UUID) -> Instance:
+    instance = instances_of(app).filter(uid=uid).first()
+    if instance is None:
+        raise InstanceMissing(f"{app.slug} has no instance {uid}.")
+    return instance
+
+
+def capsule_of(app: App, uid: UUID) -> FailureCapsule:
+    """Raises InstanceMissing, CapsuleMissing."""
+    capsule = FailureCapsule.objects.filter(instance=instance_of(app, uid)).first()
+    if capsule is None:
+        raise CapsuleMissing("It did not end badly, its end is still being looked at, or its capsule is kept no more.")
+    return capsule
 
 
 def versions_of_app(app: App) -> QuerySet[Version]:

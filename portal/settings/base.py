@@ -249,6 +249,10 @@ EVENTS_PER_APP = env.int("BERTH_EVENTS_PER_APP", default=10_000)
 STREAMS_PER_USER = env.int("BERTH_STREAMS_PER_USER", default=10)
 PROBE_FAILURES = env.int("BERTH_PROBE_FAILURES", default=3)
 PROBE_SHARDS = env.int("BERTH_PROBE_SHARDS", default=1)
+# So many hosts are followed by one watcher at most: each has a thread and a connection.
+WATCH_HOSTS = env.int("BERTH_WATCH_HOSTS", default=200)
+# Days that a failure capsule is kept; of each app the newest 20 are, in any case.
+CAPSULE_DAYS = env.int("BERTH_CAPSULE_DAYS", default=14)
 
 DJANGO_STRUCTLOG_CELERY_ENABLED = True
 # A reader of an event stream that goes is nothing to worry about.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
+from uuid import UUID
 
 from django.db.models import Case, Count, OuterRef, QuerySet, Subquery, Sum, When
 from django.utils.functional import cached_property
@@ -217,6 +218,20 @@ class AppLive:
                 deleting=self.app.deleting_at is not None,
             )
         )
+
+    @cached_property
+    def culprit(self) -> UUID | None:
+        """The instance of the latest rollout that ended badly last, and whose capsule there is to read."""
+        if self.latest is None or self.latest.rollout.target_id is None:
+            return None
+        rows = self.app.instances.filter(replica_set_id=self.latest.rollout.target_id, capsule__isnull=False)
+        uid: UUID | None = (
+            rows.filter(status__in=(Instance.Status.FAILED, Instance.Status.UNHEALTHY))
+            .order_by("-status_since")
+            .values_list("uid", flat=True)
+            .first()
+        )
+        return uid
 
     @property
     def url(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.contrib.auth.views import LogoutView
 from django.urls import include, path
 
-from portal.web.views import account, app, apps, deleting, login, placement
+from portal.web.views import account, app, apps, deleting, instance, login, placement
 
 app_name = "web"
 
@@ -20,6 +20,7 @@ urlpatterns = [
     path("apps/<slug:slug>/live", app.app_live, name="app-live"),
     path("apps/<slug:slug>/deploy", app.app_deploy, name="app-deploy"),
     path("apps/<slug:slug>/rollouts/<int:number>/cancel", app.rollout_cancel_page, name="rollout-cancel"),
+    path("apps/<slug:slug>/instances/<uuid:uid>/", instance.instance_page, name="instance"),
     path("apps/<slug:slug>/undeploy", app.app_undeploy, name="app-undeploy"),
     path("apps/<slug:slug>/delete", deleting.app_delete_page, name="app-delete"),
     path("tenants/<slug:slug>/delete", deleting.tenant_delete_page, name="tenant-delete"),

@@ -1,4 +1,4 @@
-"""Berth's own processes: the portal, the Celery worker and beat, and the gateway's agent."""
+"""Berth's own processes: the portal, the Celery workers and beat, the watcher, and the gateway's agent."""
 
 from __future__ import annotations
 
@@ -152,6 +152,24 @@ def beat(env: Environment) -> Part:
         cwd=ROOT,
         after=("redis", "web"),
         prepare=prepare,
+        autorestart=True,
+        start_wait_s=60,
+    )
+
+
+def watcher(env: Environment) -> Part:
+    """Follows the engines' events."""
+    heartbeat = env.part_directory("watcher") / "heartbeat"
+
+    return Part(
+        name="watcher",
+        argv=[sys.executable, str(ROOT / "manage.py"), "watch_engines", f"--heartbeat={heartbeat}"],
+        # It listens on nothing; the file says that it took its part of the hosts.
+        ready=heartbeat.exists,
+        env=env.variables(),
+        cwd=ROOT,
+        after=("redis", "web"),
+        prepare=lambda: heartbeat.unlink(missing_ok=True),
         autorestart=True,
         start_wait_s=60,
     )

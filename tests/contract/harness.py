@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import Any
@@ -80,6 +81,10 @@ class Harness(ABC):
         """The container's process ends by SIGKILL."""
 
     @abstractmethod
+    def now(self) -> float:
+        """The engine's clock, as events have it."""
+
+    @abstractmethod
     def networks(self) -> set[str]: ...
 
     @abstractmethod
@@ -142,6 +147,9 @@ class MemoryHarness(Harness):
     def kill(self, spec: ContainerSpec) -> None:
         self.host.crash(spec.name, 137)
 
+    def now(self) -> float:
+        return float(self.host.spoken)
+
     def networks(self) -> set[str]:
         return {f"berth-{platform}-{tenant}" for platform, tenant in self.host.networks}
 
@@ -198,6 +206,9 @@ class DockerHarness(Harness):
     def kill(self, spec: ContainerSpec) -> None:
         self.dockerd.api.kill(spec.name)
         self.dockerd.api.wait(spec.name)
+
+    def now(self) -> float:
+        return time.time()  # it runs on this machine
 
     def networks(self) -> set[str]:
         return {network["Name"] for network in self.dockerd.api.networks(filters={"type": "custom"})}

@@ -13,10 +13,12 @@ from apps.core import jobs
 from apps.core.duties import due
 from apps.deployments import reconcile
 from apps.deployments.selectors import unfinished_apps, unfinished_instances, unfinished_tenants
+from apps.deployments.services.capsules import capsules_expire
 from apps.hosts.selectors import hosts_to_observe
 from workers.clients import clients
 
 SWEEP_LIMIT = 1000
+DAY_S = 86400
 _stopping = threading.Event()
 
 
@@ -89,3 +91,10 @@ def sweep() -> None:
             jobs.enqueue(jobs.RECONCILE_TENANT, pk)
         for pk in unfinished_instances(SWEEP_LIMIT):
             jobs.enqueue(jobs.RECONCILE_INSTANCE, pk)
+
+
+@shared_task(name="deployments.capsules")
+def capsules() -> None:
+    with due("capsules", every_s=DAY_S) as mine:
+        if mine:
+            capsules_expire()

@@ -10,7 +10,7 @@ from rest_framework import serializers
 from apps.core.models import Event
 from apps.deployments.api.check_serializers import CheckSerializer
 from apps.deployments.checks import liveness_of, readiness_of
-from apps.deployments.models import App, Instance, Release
+from apps.deployments.models import App, FailureCapsule, Instance, Release
 from apps.deployments.selectors import app_url
 from apps.registry.models import Version
 
@@ -124,6 +124,29 @@ class InstanceSerializer(serializers.ModelSerializer[Instance]):
             "why",
             "released",
             "created_at",
+        )
+        read_only_fields = fields
+
+
+class CapsuleSerializer(serializers.ModelSerializer[FailureCapsule]):
+    """``log`` is empty where ``log_missing`` says why. Values of env are hidden in it."""
+
+    uid = serializers.UUIDField(source="instance.uid", read_only=True)
+
+    class Meta:
+        model = FailureCapsule
+        fields = (
+            "uid",
+            "created_at",
+            "code",
+            "reason",
+            "exit_code",
+            "signal",
+            "out_of_memory",
+            "last_check",
+            "log",
+            "log_truncated",
+            "log_missing",
         )
         read_only_fields = fields
 

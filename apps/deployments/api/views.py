@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema
 from rest_framework import generics, status
@@ -15,6 +17,7 @@ from apps.deployments.api.serializers import (
     AppDeleteInput,
     AppInput,
     AppSerializer,
+    CapsuleSerializer,
     EventSerializer,
     InstanceSerializer,
     ReleaseSerializer,
@@ -93,6 +96,13 @@ class InstanceList(OfApp, generics.ListAPIView[Instance]):
 
     def get_queryset(self) -> QuerySet[Instance]:
         return selectors.instances_of(self.app)
+
+
+class CapsuleDetail(OfApp):
+    @extend_schema(operation_id="apps_instances_capsule_retrieve", responses=CapsuleSerializer)
+    def get(self, request: Request, slug: str, uid: UUID) -> Response:
+        """Why an instance ended badly: exit code, signal, last check, and the last lines that it wrote."""
+        return Response(CapsuleSerializer(selectors.capsule_of(self.app, uid)).data)
 
 
 class EventList(OfApp, generics.ListAPIView[Event]):

@@ -15,6 +15,7 @@ from apps.core.leases import held
 from apps.deployments.checks import Kind, readiness_of
 from apps.deployments.discovery import DiscoveryUnavailable
 from apps.deployments.models import Instance
+from apps.deployments.reconcile.capsules import capture
 from apps.deployments.reconcile.clients import Clients
 from apps.deployments.reconcile.probes import ask_once, never_ready
 from apps.deployments.reconcile.routes import publish
@@ -227,6 +228,7 @@ def _retire(instance: Instance, clients: Clients) -> bool:
     if not _unrouted(instance, clients) or (instance.was_routed and not _answered_all(instance, clients)):
         return False
     if instance.status == Status.LOST:
+        capture(instance, clients)
         # Nobody is there to be asked. The host is not ready again before its container is gone.
         instance_released(instance=instance)
         return False
@@ -255,6 +257,7 @@ def _removed(instance: Instance, clients: Clients, grace: int) -> bool:
     if instance.host.silent:
         # Asking it would only keep this worker waiting. The sweep comes again.
         return False
+    capture(instance, clients)
     try:
         clients.engine(instance.host).remove(spec_of(instance).name, grace_s=grace)
     except EngineUnreachable as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Protocol
 
@@ -247,4 +247,37 @@ class RunsChecks(Protocol):
         runs from before, no other is begun: a command that hangs must not fill the container with its like. Takes
         about ``timeout_s`` and the engine's own time-outs at most. A container that does not run, or is not there, is
         an EngineError: that says nothing about the command.
+        """
+
+
+class EventKind(enum.StrEnum):
+    """What happened to a container. ``OOM`` says that the kernel killed in it, not yet that it ended."""
+
+    START = "start"
+    DIE = "die"
+    OOM = "oom"
+    DESTROY = "destroy"
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerEvent:
+    """Something happened to one container of ours. Only a nudge: what is true is what ``inspect`` answers.
+
+    ``at`` is seconds by the engine's clock, good for nothing but ``since``. ``exit_code`` comes with DIE.
+    """
+
+    name: str
+    instance: str
+    kind: EventKind
+    at: float
+    exit_code: int | None = None
+
+
+class StreamsEvents(Protocol):
+    def events(self, platform: str, *, since: float | None, stop: Callable[[], bool]) -> Iterator[ContainerEvent]:
+        """What happens to this platform's containers: after ``since`` as far back as the engine remembers, else from
+        now on. Ends soon after ``stop`` says so, which is asked between events and every few seconds of silence.
+
+        A connection that is merely silent is made anew inside, and nothing is missed; one that breaks raises
+        EngineError, and the caller comes again with ``at`` of the last event. One event may come twice.
         """

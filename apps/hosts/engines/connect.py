@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from apps.hosts.engines.base import AddressRefused, Engine, EngineAddress, RunsChecks, StreamsLogs
+from apps.hosts.engines.base import AddressRefused, Engine, EngineAddress, RunsChecks, StreamsEvents, StreamsLogs
 
 
-class HostEngine(Engine, StreamsLogs, RunsChecks, Protocol):
-    """What every engine of one host can do: the five verbs, the logs, and commands that check."""
+class HostEngine(Engine, StreamsLogs, StreamsEvents, RunsChecks, Protocol):
+    """What every engine of one host can do: the five verbs, the logs, the events, and commands that check."""
 
 
 def connect(address: EngineAddress) -> HostEngine:

@@ -183,6 +183,12 @@ def _routes(patterns=None, prefix=""):
 
 
 ARGUMENTS = {"<slug:slug>": "shop", "<int:number>": "1", "<int:pk>": "1", "<slug:name>": "host-1"}
+
+
+def _arguments():
+    return {**ARGUMENTS, "<uuid:uid>": str(Instance.objects.values_list("uid", flat=True)[0])}
+
+
 OWN = {"/api/v1/me/", "/api/v1/tokens/", "/api/v1/tenants/", "/api/v1/apps/", "/api/v1/tokens/1/"}
 
 
@@ -195,7 +201,7 @@ def test_a_stranger_gets_404_from_every_address_below_another_tenants_object(wor
     tried = 0
     for route in set(_routes()):
         path = route
-        for placeholder, value in ARGUMENTS.items():
+        for placeholder, value in _arguments().items():
             path = path.replace(placeholder, value)
         assert "<" not in path, f"tell this test what to put into {route}"
         if path in OWN:
@@ -216,7 +222,7 @@ def test_a_stranger_gets_404_from_every_address_below_another_tenants_object(wor
 def test_signed_out_gets_401_everywhere(world, deployed):
     for route in set(_routes()):
         path = route
-        for placeholder, value in ARGUMENTS.items():
+        for placeholder, value in _arguments().items():
             path = path.replace(placeholder, value)
         if path in MACHINES:
             assert APIClient().get(path).status_code == 405
