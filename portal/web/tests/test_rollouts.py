@@ -11,10 +11,10 @@ from django.test.utils import CaptureQueriesContext
 
 from apps.core.clock import now
 from apps.deployments.models import Instance, Rollout
+from apps.deployments.services.instances import instance_fail
 from apps.deployments.services.releases import ReleaseSettings
 from apps.deployments.services.rollouts import rollout_start, undeploy
 from apps.deployments.services.strategies import Options
-from apps.hosts.engines.memory import exits
 from portal.web.rollout_words import step_words
 from portal.web.rollouts import RolloutPage, rollout_to_show
 from portal.web.tests.conftest import Browser
@@ -155,11 +155,13 @@ def test_verdict_and_report_stand_with_their_numbers(serving: Any, world: Any, l
 
 
 def test_a_failed_one_names_what_failed(serving: Any, world: Any, loop: Any, browser: Browser) -> None:
-    from apps.hosts.models import Host
-
-    world.engine_of(Host.objects.get()).images[f"sha256:{'b' * 64}"] = exits(3)
-    start(serving, world)
-    loop.settle(10)
+    rollout = start(serving, world)
+    for _ in range(3):
+        for one in Instance.objects.filter(replica_set_id=rollout.target_id, released=False):
+            why = "Its process ended by itself with exit code 3."
+            instance_fail(instance=one, code="instance.exited", reason=why, exit_code=3)
+        loop.settle(2)
+    loop.settle(3)
     told = text(browser, 2, "vera")
     assert "rolled back Its process ended by itself with exit code 3. instance.exited" in told
     assert Instance.objects.filter(code="instance.exited").first().short_id in told
