@@ -19,10 +19,12 @@ from apps.deployments import checks
 from apps.deployments.checks import Kind, readiness_of
 from apps.deployments.models import Release
 from apps.deployments.services.releases import STOP_SIGNALS, ReleaseSettings
+from apps.deployments.services.scaling import MOST
 from apps.tenants.models import ApiToken, Tenant
 from apps.tenants.models.tenants import SLUG
-from portal.web.envtext import EnvTextInvalid, parse_env
+from portal.web.how import HowFields
 from portal.web.texts import CODES, SCOPES, explain
+from portal.web.variables import VariableFields
 
 
 class Styled(forms.BaseForm):
@@ -33,7 +35,7 @@ class Styled(forms.BaseForm):
         for bound in self.fields.values():
             widget = bound.widget
             name = "form-control"
-            if isinstance(widget, forms.CheckboxSelectMultiple | forms.CheckboxInput):
+            if isinstance(widget, forms.RadioSelect | forms.CheckboxInput):
                 name = "form-check-input"
             elif isinstance(widget, forms.Select):
                 name = "form-select"
@@ -111,7 +113,7 @@ def _shown(check: checks.Check) -> dict[str, Any]:
 class SizeForm(Styled, forms.Form):
     """How many and how large: what a deploy and its dry run both ask for."""
 
-    instances = forms.IntegerField(label=_("Instances"), required=False, min_value=1, max_value=500)
+    instances = forms.IntegerField(label=_("Instances"), required=False, min_value=1, max_value=MOST)
     memory_mb = forms.IntegerField(label=_("Memory (MiB)"), required=False, min_value=16)
     cpu = forms.DecimalField(
         label=_("CPU (cores)"),
@@ -123,8 +125,8 @@ class SizeForm(Styled, forms.Form):
     )
 
 
-class DeployForm(SizeForm):
-    """Empty fields keep what the app's last release has; only the health path means something when empty."""
+class DeployForm(VariableFields, HowFields, SizeForm):
+    """Empty fields keep what the app's release has; only the health path means something when empty."""
 
     #: Fields that services name in their errors, or codes that belong to one field -> field here.
     REFUSALS = {
@@ -145,7 +147,8 @@ class DeployForm(SizeForm):
         "readiness.failures": "health_failures",
         "on_failure": "on_failure",
         "stop_signal": "stop_signal",
-        "env": "env",
+        "settings": "env_settings",
+        **HowFields.HOW_REFUSALS,
     }
 
     field_order = ("version",)
@@ -210,16 +213,6 @@ class DeployForm(SizeForm):
     stop_signal = forms.ChoiceField(
         label=_("Stop signal"), required=False, choices=[(one, one) for one in STOP_SIGNALS]
     )
-    env = forms.CharField(
-        label=_("Environment variables"),
-        required=False,
-        strip=False,
-        max_length=100_000,
-        widget=forms.Textarea(
-            attrs={"rows": 5, "spellcheck": "false", "autocapitalize": "none", "autocomplete": "off", "class": "mono"}
-        ),
-    )
-    env_clear = forms.BooleanField(label=_("Remove all variables"), required=False)
 
     def __init__(self, *args: Any, versions: Iterable[str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -241,10 +234,10 @@ class DeployForm(SizeForm):
 
     @staticmethod
     def initial_of(release: Release | None, instances: int | None) -> dict[str, Any]:
-        """What the fields show before anything is typed: what the last release has, or what a first one gets."""
+        """What the fields show before anything is typed: what the app's release has, or what a first one gets."""
         release = release or Release(health_path="/_ping")
         return {
-            "instances": instances or 1,
+            "instances": None if release.is_global else instances or 1,
             "memory_mb": release.memory_mb,
             "cpu": f"{release.cpu_millis / 1000:g}",
             "container_port": release.container_port,
@@ -253,15 +246,6 @@ class DeployForm(SizeForm):
             "on_failure": release.on_failure,
             "stop_signal": release.stop_signal,
         }
-
-    def clean_env(self) -> dict[str, str] | None:
-        text = self.cleaned_data["env"]
-        if not text.strip():
-            return None
-        try:
-            return parse_env(text)
-        except EnvTextInvalid as error:
-            raise ValidationError(str(error), code="releases.invalid") from error
 
     def clean_health_statuses(self) -> list[int] | None:
         text = self.cleaned_data["health_statuses"].strip()
@@ -281,18 +265,15 @@ class DeployForm(SizeForm):
         except ValueError as error:
             raise ValidationError(_("A quotation mark has no partner."), code="releases.invalid") from error
 
-    def clean(self) -> dict[str, Any]:
-        data = super().clean() or self.cleaned_data
-        if data.get("env") and data.get("env_clear"):
-            self.add_error("env_clear", _("Either give variables or remove them all."))
-        return data
+    def refusals(self) -> dict[str, str]:
+        return {**self.REFUSALS, "env": self.env_refused}
 
     def settings(self) -> ReleaseSettings:
         """Of a valid form."""
         data = self.cleaned_data
         cpu = data["cpu"]
         return ReleaseSettings(
-            env={} if data["env_clear"] else data["env"],
+            **self.variables(),
             container_port=data["container_port"],
             memory_mb=data["memory_mb"],
             cpu_millis=None if cpu is None else int(cpu * 1000),
@@ -343,6 +324,23 @@ class ConfirmForm(Styled, forms.Form):
 
 class TenantDeleteForm(ConfirmForm):
     with_apps = forms.BooleanField(label=_("Delete all its apps too"), required=False)
+
+
+class RollbackForm(HowFields, Styled, forms.Form):
+    """How to go back to a release; what that one has is not up for change."""
+
+    REFUSALS = {"instances": "instances", "placement.global_has_no_count": "instances", **HowFields.HOW_REFUSALS}
+
+    instances = forms.IntegerField(label=_("Instances"), required=False, min_value=1, max_value=MOST)
+
+
+class ScaleForm(Styled, forms.Form):
+    REFUSALS = dict.fromkeys(
+        ("instances", "quota.exceeded", "placement.no_host", "placement.contended", "rollouts.in_progress"), "scale_to"
+    )
+
+    # The deploy form on the same page has a field "instances".
+    scale_to = forms.IntegerField(label=_("Instances"), min_value=0, max_value=MOST)
 
 
 class TokenForm(Styled, forms.Form):

@@ -20,6 +20,7 @@ APP_STATES: Final[dict[str, tuple[Text, str]]] = {
     "running": (_("running"), "good"),
     "degraded": (_("degraded"), "warn"),
     "down": (_("down"), "bad"),
+    "asleep": (_("asleep"), "quiet"),
     "undeploying": (_("undeploying"), "busy"),
     "failed": (_("deploy failed"), "bad"),
     "stopped": (_("stopped"), "quiet"),
@@ -37,7 +38,7 @@ INSTANCE_STATUSES: Final[dict[str, tuple[Text, str]]] = {
     "lost": (_("lost"), "bad"),
 }
 ROLLOUT_STATUSES: Final[dict[str, tuple[Text, str]]] = {
-    "pending": (_("pending"), "busy"),
+    "pending": (_("waiting"), "quiet"),
     "progressing": (_("in progress"), "busy"),
     "paused": (_("paused"), "warn"),
     "succeeded": (_("succeeded"), "good"),

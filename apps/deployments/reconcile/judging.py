@@ -98,8 +98,8 @@ def judged(rollout: Rollout, app: App, clients: Clients) -> Judgement:
 
 def verdict(new: Seen, old: Seen) -> Judgement:
     """Pure. ``done`` says no more than that there were enough answers to compare errors."""
-    evidence = {"new": _told(new), "old": _told(old)}
     done = new.requests >= MIN_REQUESTS
+    evidence = {"new": _told(new), "old": _told(old), "enough": done}
     if _unhealthier(new, old):
         reason = (
             f"The new version answered {new.errors_5xx} of {new.requests} requests with an error, "
