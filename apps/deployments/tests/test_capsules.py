@@ -220,6 +220,19 @@ def test_a_second_end_of_the_same_row_is_told_and_not_the_first(failing, loop, w
     assert second.created_at > first.created_at
 
 
+def test_what_is_started_anew_in_place_leaves_what_the_old_container_wrote(failing, world, loop):
+    instance = failing(3, on_failure="restart")
+    loop.settle()
+    instance.refresh_from_db()
+    assert (instance.status, instance.restarts) == (Status.HEALTHY, 1)
+    kept = capsule(instance)
+    assert (kept.exit_code, kept.code, kept.log) == (3, "instance.exited", "began\nboom\n")
+    engine = world.engine_of(instance.host)
+    engine.crash(next(iter(engine.containers)), 4)
+    loop.settle()
+    assert capsule(instance).exit_code == 4, "the latest end"
+
+
 def test_the_container_is_asked_for_by_the_name_that_it_has(failing):
     instance = failing()
     instance = Instance.objects.select_related("app", "host", "replica_set__release__version__repository").get()

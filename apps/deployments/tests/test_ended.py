@@ -107,6 +107,24 @@ def test_with_zookeeper_away_the_end_is_noted_all_the_same(serving, world, loop,
     assert app.route_wanted > app.route_published, "and the sweep publishes it later"
 
 
+def test_an_old_containers_end_is_nothing_to_one_that_was_started_anew_since(serving, world, loop):
+    victim, _ = serving
+    crash(world, victim)
+    Instance.objects.filter(pk=victim.pk).update(container_id="d" * 64)
+    assert not container_ended(victim.host_id, victim.short_id, loop.clients)
+    assert Instance.objects.get(pk=victim.pk).status == Status.HEALTHY
+
+
+def test_one_that_is_restarted_in_place_is_unrouted_at_once_as_well(app, world, loop, discovery):
+    deploy(app, world, on_failure="restart")
+    loop.settle()
+    victim, other = Instance.objects.order_by("pk")
+    crash(world, victim)
+    assert container_ended(victim.host_id, victim.short_id, loop.clients)
+    assert {container for _, container in discovery.nodes["shop"]} == {other.container_id}
+    assert Instance.objects.get(pk=victim.pk).status == Status.PLACED
+
+
 def test_the_end_of_one_that_is_being_stopped_is_nothing_new(serving, world, loop):
     victim, _ = serving
     crash(world, victim, 143)

@@ -84,6 +84,13 @@ def test_what_to_do_is_said_once(ended: Instance, browser: Browser) -> None:
     assert "10.0.0.1" not in told
 
 
+def test_one_that_was_started_anew_says_so(ended: Instance, browser: Browser) -> None:
+    keep(ended, exit_code=1)
+    assert "started anew" not in page(browser, ended)
+    Instance.objects.update(status=Status.HEALTHY, released=False)
+    assert "It was started anew where it is since." in page(browser, ended)
+
+
 def test_memory_that_ran_out_is_told_with_the_limit(ended: Instance, browser: Browser) -> None:
     keep(ended, code="instance.out_of_memory", exit_code=137, signal="SIGKILL", out_of_memory=True, log="x")
     told = page(browser, ended)
