@@ -26,7 +26,8 @@ KEPT_SHOWN = 5
 
 
 def _last(app: App) -> Release:
-    return app.releases.defer("env").order_by("-number").first() or Release()
+    """What a deploy would begin with."""
+    return base_of(app) or Release()
 
 
 @require_safe
