@@ -21,4 +21,6 @@ def platform() -> Iterator[Platform]:
     limits = {"BERTH_READY_DEADLINE": "12"}
     with whole_platform(root_directory() / "e2e", TENANTS, hosts=HOSTS, **limits) as platform:
         platform.host_availability(2, "cordoned")
+        # Each test has an app of its own, and a name is free again only some minutes after its app was deleted.
+        platform.told("from apps.tenants.models import Quota; print(Quota.objects.update(apps=100))")
         yield platform

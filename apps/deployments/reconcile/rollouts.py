@@ -11,11 +11,12 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 
+from apps.core import jobs
 from apps.core.clock import now
 from apps.core.models import Event
 from apps.deployments.models import App, Instance, ReplicaSet, Rollout
 from apps.deployments.reconcile.clients import Clients
-from apps.deployments.reconcile.judging import Judgement, judged, snapshot, traffic_report
+from apps.deployments.reconcile.judging import LEAST_S, QUIET_S, Judgement, judged, snapshot, traffic_report
 from apps.deployments.selectors import own_failures
 from apps.deployments.services.moves import (
     Move,
@@ -80,9 +81,25 @@ def advance(app: App, clients: Clients) -> bool:
     move = _next(scene, clients)
     if isinstance(move, Judgement):
         return _worse(scene, move, clients)
-    if move is not None:
-        return rollout_move(rollout=rollout, move=move)
-    return _overdue(scene, clients)
+    if move is None:
+        return _overdue(scene, clients)
+    if not rollout_move(rollout=rollout, move=move):
+        return False
+    for delay_s in _looks(rollout, move):
+        jobs.enqueue_later(jobs.RECONCILE_APP, delay_s, app.pk)
+    return True
+
+
+def _looks(rollout: Rollout, move: Move) -> set[float]:
+    """After how many seconds it may go on for no other reason than that time has passed."""
+    moment = 0.1
+    if move.phase == Phase.KEEPING:
+        return {rollout.keep_s + moment}
+    if move.phase != Phase.JUDGING:
+        return set()
+    pause = rollout.steps[rollout.step]["pause_s"] if rollout.step < len(rollout.steps) else None
+    times = {LEAST_S, QUIET_S, float(rollout.judge_s)} if rollout.judge_s else set()
+    return {one + moment for one in (times if pause is None else {*times, float(pause)})}
 
 
 def awaits_gateways(app: App) -> bool:

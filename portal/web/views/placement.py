@@ -18,6 +18,7 @@ from apps.deployments.services.explain import (
     explanations_visible_to,
     stored_plain,
 )
+from apps.deployments.services.releases import base_of
 from portal.web.gate import MemberRequest, member_page
 from portal.web.placement import Answer, PlacementForm, query_of
 from portal.web.queries import wanted_now
