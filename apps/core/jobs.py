@@ -111,9 +111,10 @@ class _Quiet:
 def _send(name: str, ids: tuple[int | str, ...], delay_s: float = 0.0) -> None:
     if time.monotonic() < _Quiet.until:
         return
-    when = {"countdown": delay_s} if delay_s else {}
     try:
-        current_app.send_task(name, args=ids, expires=EXPIRES_S + delay_s, ignore_result=True, retry=False, **when)
+        current_app.send_task(
+            name, args=ids, countdown=delay_s or None, expires=EXPIRES_S + delay_s, ignore_result=True, retry=False
+        )
     except (OperationalError, OSError) as error:
         _Quiet.until = time.monotonic() + _Quiet.seconds
         log.warning("nudge_lost", task=name, ids=ids, error=str(error))
