@@ -7,7 +7,7 @@ tenant with its control characters replaced.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from apps.deployments.checks import Check
 
@@ -26,11 +26,13 @@ class Wrong:
     """What was wrong in a few words, and the beginning of what came back.
 
     ``proven``: False where it is the platform that could not ask, which says nothing about the instance.
+    ``heard``: its host took the connection, so that it is not the network that is silent.
     """
 
     reason: str
     seen: str = ""
     proven: bool = True
+    heard: bool = field(default=False, compare=False)
 
 
 NOT_HTTP = "its answer is not HTTP"

@@ -202,7 +202,7 @@ def _over_threshold(asked: Asked, check: Check, live: bool, wrong: Wrong, count:
     row = _whole(asked.pk)
     if row is None or row.status not in Instance.WITH_CONTAINER:
         return
-    if _cut_off(row, check, live, count):
+    if not wrong.heard and _cut_off(row, check, live, count):
         log.warning("probe_blind", instance=str(row.uid), host=row.host.name)
         return
     reason = f"{count} checks in a row failed, the last: {wrong.reason}."

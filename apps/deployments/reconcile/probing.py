@@ -13,7 +13,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from apps.deployments.checks import Check, Kind
 from apps.deployments.reconcile.answers import CLOSED, MAX_BODY, MAX_HEAD, Wrong, judged
@@ -163,7 +163,7 @@ class Prober:
     def _end(self, one: _Link, wrong: Wrong | None) -> Answer:
         del self._open[one.fd]
         one.link.close()  # which takes it out of epoll too
-        return one.target, wrong
+        return one.target, None if wrong is None else replace(wrong, heard=one.connected)
 
     def _go_on(self, one: _Link) -> tuple[bool, Wrong | None]:
         if not one.connected:
