@@ -238,6 +238,10 @@ PORT_QUARANTINE_S = env.int("BERTH_PORT_QUARANTINE", default=30)
 PORT_LEASE_S = env.int("BERTH_PORT_LEASE", default=86400)
 GATEWAY_LEASE_S = env.int("BERTH_GATEWAY_LEASE", default=60)
 PROBE_FAILURES = env.int("BERTH_PROBE_FAILURES", default=3)
+# So long a worker's hold on a row outlives the worker.
+LEASE_S = env.float("BERTH_LEASE", default=10)
+#: Where tests say at which lines a process is to die (apps.core.failpoints); read by dev and test only.
+FAILPOINTS_FILE = ""
 
 DJANGO_STRUCTLOG_CELERY_ENABLED = True
 LOGGING_CONFIG = "logging.config.dictConfig"

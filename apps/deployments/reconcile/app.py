@@ -7,6 +7,7 @@ import time
 import structlog
 
 from apps.core import jobs
+from apps.core.failpoints import reached
 from apps.core.leases import held
 from apps.deployments.discovery import DiscoveryUnavailable
 from apps.deployments.models import App
@@ -44,6 +45,7 @@ def reconcile_app(app_id: int, clients: Clients) -> None:
 
 def _pass(app: App, clients: Clients) -> bool:
     """Whether another should follow at once."""
+    reached("app.seen", app.slug)
     moved = advance(app, clients)
     counts(app)
     app.refresh_from_db(fields=["route_wanted", "route_published", "route_epoch", "route_zxid"])
@@ -62,6 +64,7 @@ def _gateways_follow(app: App, clients: Clients) -> bool:
         except DiscoveryUnavailable:
             return False
         if not awaits_gateways(app):
+            reached("gateways.acknowledged", app.slug)
             return True
         if time.monotonic() >= patience:
             return False

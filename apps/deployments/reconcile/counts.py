@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from apps.core import events, jobs
 from apps.core.clock import now
 from apps.core.errors import BerthError
+from apps.core.failpoints import reached
 from apps.deployments.models import App, Instance, ReplicaSet
 from apps.deployments.selectors import live_of, recent_failures
 from apps.deployments.services.instances import instance_drain
@@ -77,6 +78,7 @@ def _grow(
     except BerthError as error:
         _waiting(app, replica_set, missing, error)
         return
+    reached("instances.placed", app.slug)
     # What did not fit is asked for again by the next pass, which then says why there is no room.
     ReplicaSet.objects.filter(pk=replica_set.pk).update(retry_at=None)
     for instance in placed:
@@ -118,6 +120,7 @@ def _shrink(live: Sequence[Instance], surplus: int) -> None:
 
     for instance in sorted(live, key=last_wanted)[:surplus]:
         instance_drain(instance=instance)
+        reached("instances.drained", instance.app.slug)
 
 
 def _move(app: App, replica_set: ReplicaSet, moving: Sequence[Instance], doubles: Sequence[Instance]) -> None:

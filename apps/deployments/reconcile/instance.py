@@ -8,12 +8,13 @@ import structlog
 from django.conf import settings
 
 from apps.core import jobs
-from apps.core.clock import now
 from apps.core.errors import PlatformError
+from apps.core.failpoints import reached
 from apps.core.leases import held
 from apps.deployments.discovery import DiscoveryUnavailable
 from apps.deployments.models import Instance
 from apps.deployments.reconcile.clients import Clients
+from apps.deployments.reconcile.deadlines import passed
 from apps.deployments.reconcile.probes import never_ready, target_of
 from apps.deployments.reconcile.routes import publish
 from apps.deployments.selectors import crowded, next_to_start
@@ -81,7 +82,9 @@ def _step(instance: Instance, clients: Clients) -> bool:
     """One move; True if the next may follow at once."""
     status = Status(instance.status)
     if status is Status.PLACED:
-        return instance_starting(instance=instance)
+        begun = instance_starting(instance=instance)
+        reached("instance.starting", instance.app.slug)
+        return begun
     if status is Status.STARTING:
         return _start(instance, clients)
     if status is Status.RUNNING:
@@ -116,12 +119,8 @@ def spec_of(instance: Instance) -> ContainerSpec:
     )
 
 
-def _overdue(instance: Instance) -> bool:
-    return instance.deadline_at is not None and now() >= instance.deadline_at
-
-
 def _start(instance: Instance, clients: Clients) -> bool:
-    if _overdue(instance):
+    if passed(instance):
         return _start_failed(instance, StartOverdue("it was not started in time"))
     if instance.host.silent or crowded(instance):
         return False
@@ -133,16 +132,19 @@ def _start(instance: Instance, clients: Clients) -> bool:
     except PlatformError as error:
         log.error("start_retry", instance=str(instance.uid), code=error.code, error=error.detail)
         return False
+    reached("container.made", instance.app.slug)
     for waiting in next_to_start(instance.host_id):
         jobs.enqueue(jobs.RECONCILE_INSTANCE, waiting)
     if observed.state is ContainerState.EXITED:
         return exited(instance, observed)
-    return instance_started(instance=instance, container_id=observed.container_id)
+    started = instance_started(instance=instance, container_id=observed.container_id)
+    reached("instance.running", instance.app.slug)
+    return started
 
 
 def _start_failed(instance: Instance, error: EngineError) -> bool:
     """What trying again may mend is tried again until the deadline; the rest ends at once."""
-    if error.retryable and not _overdue(instance):
+    if error.retryable and not passed(instance):
         # The sweep tries again.
         log.warning("start_retry", instance=str(instance.uid), code=error.code, error=str(error))
         return False
@@ -172,9 +174,11 @@ def _await_ready(instance: Instance, clients: Clients) -> bool:
     while True:
         wrong = clients.probe([target])[target.pk]
         if wrong is None:
+            reached("instance.answered", instance.app.slug)
             instance_ready(instance=instance)
+            reached("instance.ready", instance.app.slug)
             return False
-        if _overdue(instance):
+        if passed(instance):
             return never_ready(instance, wrong)
         at = time.monotonic()
         if at - looked >= LOOK_S:
@@ -203,10 +207,13 @@ def _retire(instance: Instance, clients: Clients) -> bool:
             if receipt is None:
                 # Not unpublished: users may still be on their way to it, so it stays. The sweep comes again.
                 return False
+            reached("instance.unpublished", instance.app.slug)
             instance_unrouted(instance=instance, epoch=receipt.epoch, zxid=receipt.zxid)
+            reached("instance.unrouted", instance.app.slug)
             return True
         if not _gateways_let_go(instance, clients):
             return False
+        reached("gateways.let_go", instance.app.slug)
     if instance.status == Status.LOST:
         # Nobody is there to be asked. The host is not ready again before its container is gone.
         instance_released(instance=instance)
@@ -223,7 +230,11 @@ def _retire(instance: Instance, clients: Clients) -> bool:
     except EngineError as error:
         log.error("remove_failed", instance=str(instance.uid), code=error.code, error=str(error))
         return False
+    reached("container.removed", instance.app.slug)
     instance_released(instance=instance)
+    reached("instance.released", instance.app.slug)
+    if instance.rebuild_as_id is not None:
+        reached("place.handed_over", instance.app.slug)
     return False
 
 
@@ -237,7 +248,7 @@ def _gateways_let_go(instance: Instance, clients: Clients) -> bool:
             return False
         if served_by_all(epoch=instance.unrouted_epoch, zxid=instance.unrouted_zxid):
             return True
-        if _overdue(instance):
+        if passed(instance):
             log.warning("gateways_overdue", instance=str(instance.uid), zxid=instance.unrouted_zxid)
             return True
         if time.monotonic() >= patience:

@@ -8,9 +8,9 @@ import structlog
 from django.conf import settings
 from django.db import DatabaseError
 
-from apps.core.clock import now
 from apps.deployments.models import Instance
 from apps.deployments.reconcile.clients import Clients
+from apps.deployments.reconcile.deadlines import passed
 from apps.deployments.reconcile.probing import Target
 from apps.deployments.services.instances import instance_fail, instance_ready, instance_unhealthy, probe_noted
 
@@ -46,7 +46,7 @@ def _note(instance: Instance, wrong: str | None) -> None:
     if instance.status == Instance.Status.RUNNING:
         if wrong is None:
             instance_ready(instance=instance)
-        elif instance.deadline_at is not None and now() >= instance.deadline_at and not instance.host.silent:
+        elif not instance.host.silent and passed(instance):
             never_ready(instance, wrong)
         return
     count = probe_noted(instance=instance, failed=wrong is not None)

@@ -12,10 +12,14 @@ from datetime import datetime, timedelta
 from django.conf import settings
 
 from apps.core.clock import now
+from apps.core.duties import away
+from apps.core.failpoints import reached
 from apps.core.models import Event
 from apps.deployments.models import App, Instance, ReplicaSet, Rollout
 from apps.deployments.reconcile.clients import Clients
+from apps.deployments.reconcile.deadlines import passed
 from apps.deployments.reconcile.judging import Judgement, judged, snapshot, traffic_report
+from apps.deployments.reconcile.steps import move_made
 from apps.deployments.selectors import own_failures
 from apps.deployments.services.moves import (
     Move,
@@ -81,8 +85,16 @@ def advance(app: App, clients: Clients) -> bool:
     if isinstance(move, Judgement):
         return _worse(scene, move, clients)
     if move is not None:
-        return rollout_move(rollout=rollout, move=move)
+        return _moved(app, rollout, move)
     return _overdue(scene, clients)
+
+
+def _moved(app: App, rollout: Rollout, move: Move) -> bool:
+    reached("rollout.moving", app.slug)
+    done = rollout_move(rollout=rollout, move=move)
+    if done:
+        move_made(app.slug, move)
+    return done
 
 
 def awaits_gateways(app: App) -> bool:
@@ -115,7 +127,9 @@ def _in_force(app: App, rollout: Rollout) -> bool:
         return True
     shifts = [one["at"] for one in rollout.timeline if "weight" in one]
     waited_since = datetime.fromisoformat(shifts[-1]) if shifts else rollout.phase_since
-    return waited_since is not None and now() >= waited_since + timedelta(seconds=settings.DRAIN_DEADLINE_S)
+    if waited_since is None or now() < waited_since + timedelta(seconds=settings.DRAIN_DEADLINE_S):
+        return False
+    return not away()
 
 
 # What the phases do -----------------------------------------------------------------------------------------------
@@ -272,8 +286,11 @@ def _ending(scene: Scene, clients: Clients) -> bool:
     rollout = scene.rollout
     if scene.in_force:
         report = {"traffic": traffic_report(rollout, scene.app, clients)}
-        return rollout_end(rollout=rollout, status=Status.SUCCEEDED, report=report)
-    if now() < rollout.deadline_at:
+        reached("rollout.ending", scene.app.slug)
+        ended = rollout_end(rollout=rollout, status=Status.SUCCEEDED, report=report)
+        reached("rollout.ended", scene.app.slug)
+        return ended
+    if not passed(rollout):
         return False
     return rollout_end(
         rollout=rollout,
@@ -287,7 +304,7 @@ def _undeploying(app: App, rollout: Rollout) -> bool:
     left = app.instances.filter(released=False).count()
     if not left:
         return rollout_end(rollout=rollout, status=Status.SUCCEEDED)
-    if now() < rollout.deadline_at:
+    if not passed(rollout):
         return False
     return rollout_end(
         rollout=rollout,
@@ -313,7 +330,7 @@ def _worse(scene: Scene, judgement: Judgement, clients: Clients) -> bool:
 
 def _overdue(scene: Scene, clients: Clients) -> bool:
     rollout = scene.rollout
-    if now() < rollout.deadline_at:
+    if not passed(rollout):
         return False
     if rollout.status == Status.PAUSED:
         return _give_up(scene, "rollout.deadline", "It was paused, and nobody continued it.", clients)
@@ -341,7 +358,10 @@ def _no_room(rollout: Rollout) -> tuple[str, str]:
 def _give_up(scene: Scene, code: str, reason: str, clients: Clients, *, bad: bool = False) -> bool:
     report = {"traffic": traffic_report(scene.rollout, scene.app, clients)}
     status = Status.ROLLED_BACK if scene.replaces else Status.FAILED
-    return rollout_give_up(rollout=scene.rollout, status=status, code=code, reason=reason, bad=bad, report=report)
+    reached("rollout.giving_up", scene.app.slug)
+    ended = rollout_give_up(rollout=scene.rollout, status=status, code=code, reason=reason, bad=bad, report=report)
+    reached("rollout.given_up", scene.app.slug)
+    return ended
 
 
 # Between rollouts -------------------------------------------------------------------------------------------------
@@ -351,10 +371,13 @@ def _begin(app: App) -> bool:
     """The next of the queue; one that waited for longer than anything may wait is given up."""
     waiting = app.rollouts.filter(status=Status.PENDING).select_related("app", "target__release__version")
     for rollout in waiting.order_by("number"):
-        if now() >= rollout.deadline_at:
+        if passed(rollout):
             reason = "It waited in the queue for too long."
             return rollout_end(rollout=rollout, status=Status.FAILED, code="rollout.deadline", reason=reason)
-        return rollout_begin(rollout=rollout, place=False)
+        reached("rollout.beginning", app.slug)
+        begun = rollout_begin(rollout=rollout, place=False)
+        reached("rollout.begun", app.slug)
+        return begun
     return False
 
 
@@ -367,8 +390,11 @@ def _retire(app: App) -> bool:
     back = sum(min(one.wanted, ready_of(one.pk)) for one in sets)
     missing = sum(one.wanted for one in sets) - back
     ready = ready_of(given_up.pk)
-    wanted = 0 if now() >= given_up.retiring_until else max(0, min(given_up.wanted, missing))
+    late = now() >= given_up.retiring_until and not away()
+    wanted = 0 if late else max(0, min(given_up.wanted, missing))
     weight = share(min(ready, wanted), back)
     if wanted == given_up.wanted and weight == given_up.weight:
         return False
-    return retire(app_id=app.pk, replica_set=given_up, wanted=wanted, weight=weight)
+    done = retire(app_id=app.pk, replica_set=given_up, wanted=wanted, weight=weight)
+    reached("set.retired", app.slug)
+    return done
