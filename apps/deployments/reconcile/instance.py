@@ -125,6 +125,8 @@ def _start(instance: Instance, clients: Clients) -> bool:
     if instance.host.silent or crowded(instance):
         return False
     spec = spec_of(instance)
+    # How long it took to get here is what benchmarks/deploy.py reads these lines for.
+    log.info("engine_call", verb="ensure", app=spec.app, release=spec.release, instance=str(instance.uid))
     try:
         observed = clients.engine(instance.host).ensure(spec, pull_token=pull_token(spec.image.repository))
     except EngineError as error:
