@@ -6,11 +6,13 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from django.conf import settings
 from django.db.models import Count, F, Q, QuerySet
 
+from apps.core import compiled
 from apps.core.clock import now
 from apps.core.errors import Missing
 from apps.core.leases import free
@@ -228,16 +230,40 @@ WORKERS_PER_HOST = 4
 
 def crowded(instance: Instance) -> bool:
     """Whether enough workers are at this instance's host already, this one not counted."""
-    others = Instance.objects.filter(host_id=instance.host_id, released=False, lease_until__gte=now())
-    starting = others.filter(status__in=(Instance.Status.STARTING, *Instance.LEAVING)).exclude(pk=instance.pk)
-    return starting.count() >= WORKERS_PER_HOST
+    values: dict[str, compiled.Value] = {"host_id": instance.host_id, "pk": instance.pk, "at": now()}
+    return len(compiled.select(_at_host, values)) >= WORKERS_PER_HOST
+
+
+def _at_host(*, host_id: int, pk: int, at: datetime) -> QuerySet[Instance, tuple[int]]:
+    busy = (Instance.Status.STARTING, *Instance.LEAVING)
+    others = Instance.objects.filter(host_id=host_id, released=False, lease_until__gte=at, status__in=busy)
+    return others.exclude(pk=pk).order_by().values_list("pk")[:WORKERS_PER_HOST]
 
 
 def next_to_start(host_id: int) -> list[int]:
-    """One that waited for its turn on the host."""
-    waiting = (Instance.Status.PLACED, Instance.Status.STARTING)
-    rows = Instance.objects.filter(free(), host_id=host_id, released=False, status__in=waiting)
-    return list(rows.order_by("pk").values_list("pk", flat=True)[:1])
+    """One that was turned away for the host's being crowded. Those that are placed only have a nudge of their own."""
+    return [pk for (pk,) in compiled.select(_turned_away, {"host_id": host_id, "at": now()})]
+
+
+def _turned_away(*, host_id: int, at: datetime) -> QuerySet[Instance, tuple[int]]:
+    rows = Instance.objects.filter(free(at), host_id=host_id, released=False, status=Instance.Status.STARTING)
+    return rows.order_by("pk").values_list("pk")[:1]
+
+
+def moved_on(instance_id: int, status: str) -> bool:
+    """Whether the instance is in another status by now, and there is still something to be done about it."""
+    found = compiled.select(_status_of, {"pk": instance_id})
+    return bool(found) and found[0][0] != status
+
+
+def _status_of(*, pk: int) -> QuerySet[Instance, tuple[str]]:
+    return Instance.objects.filter(pk=pk, released=False).order_by().values_list("status")
+
+
+@lru_cache(maxsize=1000)
+def release_of(release_id: int) -> Release:
+    """With its version and repository. It is read once per process: what it says never changes."""
+    return Release.objects.select_related("version__repository").get(pk=release_id)
 
 
 def recent_failures(replica_set_id: int, since: datetime) -> QuerySet[Instance]:

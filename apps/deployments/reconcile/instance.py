@@ -6,8 +6,9 @@ import time
 
 import structlog
 from django.conf import settings
+from django.db.models import QuerySet
 
-from apps.core import jobs
+from apps.core import compiled, jobs
 from apps.core.errors import PlatformError
 from apps.core.failpoints import reached
 from apps.core.leases import held
@@ -17,7 +18,7 @@ from apps.deployments.reconcile.clients import Clients
 from apps.deployments.reconcile.deadlines import passed
 from apps.deployments.reconcile.probes import never_ready, target_of
 from apps.deployments.reconcile.routes import publish
-from apps.deployments.selectors import crowded, next_to_start
+from apps.deployments.selectors import crowded, moved_on, next_to_start, release_of
 from apps.deployments.services.instances import (
     instance_fail,
     instance_ready,
@@ -64,18 +65,24 @@ def reconcile_instance(pk: int, clients: Clients) -> None:
             instance = _read(pk)
             if instance is None or instance.released:
                 return
+            # Each step's move changes what was read too. A move by others makes the next swap fail, which ends this.
+            while _step(instance, clients):
+                pass
             last = instance.status
-            further = _step(instance, clients)
         # A move by others whose nudge found the lease taken is seen here, after the lease was given back.
-        if not further and not Instance.objects.filter(pk=pk, released=False).exclude(status=last).exists():
+        if not moved_on(pk, last):
             return
 
 
 def _read(pk: int) -> Instance | None:
-    rows = Instance.objects.select_related(
-        "app__tenant__plan", "host__cluster", "replica_set__release__version__repository"
-    )
-    return rows.filter(pk=pk).first()
+    instance = next(iter(compiled.objects(_with_all, {"pk": pk})), None)
+    if instance is not None:
+        instance.replica_set.release = release_of(instance.replica_set.release_id)
+    return instance
+
+
+def _with_all(*, pk: int) -> QuerySet[Instance]:
+    return Instance.objects.select_related("app__tenant__plan", "host__cluster", "replica_set").filter(pk=pk).order_by()
 
 
 def _step(instance: Instance, clients: Clients) -> bool:
