@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 UV := .venv/bin/uv
 COMPILE := $(UV) pip compile --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links
 
-.PHONY: bench-deploy bench-hung-engines bench-placement bench-scale help setup demo test fast fmt lint types imports migrations upgrade up down status clean clean-proof
+.PHONY: bench-deploy bench-hung-engines bench-placement bench-probes bench-scale help setup demo test fast fmt lint types imports migrations upgrade up down status clean clean-proof
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F '\t' '{printf "  %-20s %s\n", $$1, $$2}'
@@ -70,3 +70,6 @@ bench-scale: setup ## 16 x 500 instances on engines in memory; 1 to 50 over thre
 
 bench-hung-engines: setup ## how long a deploy takes while two other hosts' engines hang (needs root)
 	@$(PYTHON) -m benchmarks.hung_engines
+
+bench-probes: setup ## how many instances one core can ask how they are, and how evenly (JSON; also in var/bench/)
+	@$(PYTHON) -m benchmarks.probes

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from django.core.cache import cache
 
-from gateway.contract import GatewayState
+from gateway.contract import (
+    ANSWER_BOUNDS_MS,
+    ANSWER_BUCKETS,
+    STATUS_CLASSES,
+    AppTraffic,
+    ContainerTraffic,
+    GatewayState,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -32,9 +40,12 @@ def pinned(settings) -> None:  # type: ignore[no-untyped-def]
 
 
 @pytest.fixture(autouse=True)
-def unthrottled() -> None:
-    """What other tests asked within the last minute does not count: rows get the same keys again."""
+def forgotten() -> None:
+    """What other tests asked within the last minute, or read for good, does not count: rows get the same keys again."""
+    from apps.deployments.selectors import release_of
+
     cache.clear()
+    release_of.cache_clear()
 
 
 @dataclass
@@ -44,6 +55,8 @@ class FakeDiscovery:
     epoch_name: str = "epoch-1"
     nodes: dict[str, dict[tuple[str, str], str]] = field(default_factory=dict)
     weights: dict[str, dict[str, int]] = field(default_factory=dict)
+    groups: dict[str, tuple[tuple[int, tuple[str, ...]], ...]] = field(default_factory=dict)
+    policies: dict[str, dict[str, object]] = field(default_factory=dict)
     served: dict[str, int] = field(default_factory=dict)
     automatic: bool = True
     down: bool = False
@@ -62,6 +75,8 @@ class FakeDiscovery:
         self.zxid += 1
         self.nodes[app] = {(one.version, one.container_id): f"{one.host}:{one.port}" for one in wanted.instances}
         self.weights[app] = wanted.weights
+        self.groups[app] = wanted.groups
+        self.policies[app] = dict(wanted.policy)
         if self.automatic:
             self.served = dict.fromkeys(self.served, self.zxid)
         return Receipt(wanted.wanted, self.epoch_name, self.zxid)
@@ -72,6 +87,16 @@ class FakeDiscovery:
     def epoch_begin(self) -> str:
         self.epoch_name = "epoch-2"
         return self.epoch_name
+
+    def withdraw(self, app: str, gone: Callable[[], bool]) -> bool:
+        from apps.deployments.discovery import DiscoveryUnavailable
+
+        if self.down:
+            raise DiscoveryUnavailable("down")
+        if not gone():
+            return False
+        self.nodes.pop(app, None)
+        return True
 
     def prune(self, known: Callable[[list[str]], set[str]]) -> int:
         extra = set(self.nodes) - known(list(self.nodes))
@@ -92,6 +117,44 @@ class FakeDiscovery:
         if self.down:
             raise DiscoveryUnavailable("down")
         return {app: dict(addresses) for app, addresses in self.nodes.items()}
+
+
+@dataclass
+class FakeTraffic:
+    """Gateways' counters in memory: app -> gateway -> counters. Empty, as of gateways that don't answer."""
+
+    counters: dict[str, dict[str, AppTraffic]] = field(default_factory=dict)
+    busy: dict[str, int] = field(default_factory=dict)
+    since: str = "00000000-0000-0000-0000-000000000001"
+
+    def of(self, app: str, states: Sequence[GatewayState]) -> dict[str, AppTraffic]:
+        return {name: replace(one, busy=dict(self.busy)) for name, one in self.counters.get(app, {}).items()}
+
+    def count(
+        self, app: str, container: str, requests: int = 1, *, errors: int = 0, ms: int = 10, gateway: str = "gw-1"
+    ) -> None:
+        """So many more requests that the container answered in ``ms``, ``errors`` of them with a 5xx."""
+        have = self.counters.setdefault(app, {}).get(gateway)
+        containers = dict(have.containers) if have else {}
+        one = containers.get(container) or ContainerTraffic(0, 0, (0,) * ANSWER_BUCKETS)
+        histogram = list(one.histogram)
+        histogram[bisect_left(ANSWER_BOUNDS_MS, ms)] += requests
+        containers[container] = ContainerTraffic(one.requests + requests, one.errors_5xx + errors, tuple(histogram))
+        classes = dict(have.classes) if have else dict.fromkeys(STATUS_CLASSES, 0)
+        classes["5"] += errors
+        classes["2"] += requests - errors
+        self.counters[app][gateway] = AppTraffic(
+            gateway=gateway,
+            app=app,
+            since=self.since,
+            requests=(have.requests if have else 0) + requests,
+            classes=classes,
+            unserved=0,
+            broken=0,
+            listening=True,
+            dropped=0,
+            containers=containers,
+        )
 
 
 @pytest.fixture
@@ -190,15 +253,26 @@ class Loop:
         from apps.deployments.reconcile import Clients
 
         self.discovery = discovery
-        self.clients = Clients(discovery=discovery, probe=self._probe)
+        self.traffic = FakeTraffic()
+        #: What the registry answers when a repository is to be purged: see apps.registry.reconcile.
+        self.purge: Callable[[str], str] = lambda name: ""
+        self.clients = Clients(
+            discovery=discovery,
+            probe=self._probe,  # type: ignore[arg-type]
+            traffic=self.traffic,
+            purge=lambda name: self.purge(name),
+        )
 
     @staticmethod
-    def _probe(targets: Sequence[object]) -> dict[int, str | None]:
+    def _probe(targets: Sequence[object]) -> dict[int, object]:
+        from apps.deployments.reconcile.answers import Wrong
         from apps.hosts.engines.memory import FLEET
 
         hosts = list(FLEET._hosts.values())
         return {
-            target.pk: None if any(host.is_ready(target.host, target.port) for host in hosts) else "connection refused"  # type: ignore[attr-defined]
+            target.pk: None  # type: ignore[attr-defined]
+            if any(host.is_ready(target.host, target.port) for host in hosts)  # type: ignore[attr-defined]
+            else Wrong("Connection refused")
             for target in targets
         }
 
@@ -206,10 +280,13 @@ class Loop:
         """One round of everything that beat sends, whether its time has come or not."""
         from apps.deployments import reconcile
         from apps.deployments.models import App, Instance
+        from apps.deployments.selectors import unfinished_tenants
         from apps.hosts.models import Host
 
         for pk in App.objects.values_list("pk", flat=True):
             reconcile.reconcile_app(pk, self.clients)
+        for pk in unfinished_tenants(1000):
+            reconcile.reconcile_tenant(pk, self.clients)
         for pk in Instance.objects.filter(released=False).values_list("pk", flat=True):
             reconcile.reconcile_instance(pk, self.clients)
         for pk in Host.objects.values_list("pk", flat=True):

@@ -1,7 +1,8 @@
 """The loop: what ZooKeeper says becomes wanted apps, those a data plane, and that is put in force.
 
-One thread does it all, so nothing here needs a lock. The order of each turn is what makes the gateway safe to
-kill at any line: the state goes to disk, then HAProxy is changed, and only then may it be acknowledged.
+One thread does it all but counting requests (`listener`), so nothing here needs a lock. The order of each turn
+is what makes the gateway safe to kill at any line: the state goes to disk, then HAProxy is changed, and only then
+may it be acknowledged.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import structlog
 from gateway import diff, render, slots, state
 from gateway.dataplane import DataPlane, DataPlaneError
 from gateway.haproxy import Haproxy
+from gateway.listener import Listener
 from gateway.model import Plane
 from gateway.settings import Settings
+from gateway.traffic import Counters
 from gateway.wanted import Wanted
 from gateway.watcher import Update, Watcher
 
@@ -26,6 +29,7 @@ TURN_SECONDS = 0.25
 RETRY_SECONDS = 1.0
 # A turn may hold a reload; one that takes longer than this is stuck.
 STUCK_SECONDS = 90.0
+FORGET_EVERY_SECONDS = 60.0
 STATE = "state.json"
 LOCK = "agent.lock"
 
@@ -51,7 +55,12 @@ class Agent:
         self._seen = saved.seen
         self._expected = 0
         self._haproxy = Haproxy(self._directory, settings.haproxy)
-        frame = render.Frame(settings.http_bind, settings.threads, settings.max_connections)
+        self.counters = Counters(settings.gateway_id)
+        self._listener = Listener(settings.log_bind, self.counters)
+        self._forgot_at = time.monotonic()
+        frame = render.Frame(
+            settings.http_bind, settings.threads, settings.max_connections, settings.log_bind, settings.gateway_id
+        )
         self._plane = DataPlane(self._haproxy, frame, settings.drain_seconds)
         self._watcher = Watcher(
             hosts=settings.zookeeper,
@@ -59,6 +68,7 @@ class Agent:
             gateway=settings.gateway_id,
             session_seconds=settings.session_seconds,
             resync_seconds=settings.resync_seconds,
+            stats=settings.stats_advertise,
             epoch=saved.epoch,
             seen=saved.seen,
         )
@@ -74,6 +84,9 @@ class Agent:
 
     def run(self) -> None:
         """Serves until `stop`. What it serves first is what runs already, or what the disk says."""
+        # An adopted HAProxy serves, and tells, before the first plan.
+        self.counters.assign(self._slots)
+        self._listener.begin()
         adopted = self._plane.adopt(known=self._known)
         # An HAProxy that runs while the state is lost is the last good state: it is left alone until
         # ZooKeeper has said everything.
@@ -114,6 +127,7 @@ class Agent:
             "haproxy_reloads": self._plane.reloads,
             "in_force": not self._unapplied,
             "exact": self._plane.exact,
+            "traffic": self.counters.health(),
             "last_error": self._error or self._watcher.last_error,
         }
 
@@ -140,6 +154,11 @@ class Agent:
             _log.warning("gateway.dropped_after_grace", apps=late[:20], count=len(late))
         self._settle(update)
         self._plane.tick()
+        self.counters.leaving(self._plane.busy())
+        if now >= self._forgot_at + FORGET_EVERY_SECONDS:
+            self._forgot_at = now
+            instances = (state.instances.values() for state in self._wanted.apps.values())
+            self.counters.forget({name for tags in instances for containers in tags for name in containers})
 
     def _settle(self, update: Update) -> None:
         """Puts what is wanted in force, and acknowledges."""
@@ -164,6 +183,7 @@ class Agent:
     def _plan(self) -> None:
         apps = self._wanted.apps
         self._slots = slots.assign(apps.keys(), self._slots, self._plane.busy_slots())
+        self.counters.assign(self._slots)
         self._owners = diff.host_owners(apps, self._owners)
         declared = slots.capacity(
             self._slots, self._plane.slots, self._settings.spare_slots, max(self._expected, len(apps))
@@ -193,6 +213,7 @@ class Agent:
         self._unapplied = True
         try:
             self._plane.apply(self._target)
+            self.counters.leaving(self._plane.busy())
         except DataPlaneError as error:
             self._retry_at = now + RETRY_SECONDS
             self._fail("gateway.not_applied", error)
@@ -213,6 +234,7 @@ class Agent:
         else:
             self._plane.stop(self._settings.stop_seconds)
         self._watcher.stop()
+        self._listener.end()
         self._lock.close()
         _log.info("gateway.stopped", haproxy_kept=self._settings.keep_haproxy)
 

@@ -10,15 +10,17 @@ from gateway.contract import Address, ContractError
 from gateway.model import (
     AddServer,
     DropHost,
+    FallAsleep,
     Operation,
     Plane,
     RemoveServer,
     Server,
     SetHost,
     SetWeight,
+    WakeUp,
     backend_name,
 )
-from gateway.render import HOST_MAP, SERVER_OPTIONS
+from gateway.render import ASLEEP, ASLEEP_MAP, HOST_MAP, SERVER_OPTIONS
 
 REGISTERED = "New server registered."
 DELETED = "Server deleted."
@@ -52,6 +54,10 @@ def commands(operation: Operation) -> tuple[str, ...]:
             return (f"{'add' if new else 'set'} map {HOST_MAP} {host} {backend_name(slot)}",)
         case DropHost(host):
             return (f"del map {HOST_MAP} {host}",)
+        case FallAsleep(slot):
+            return (f"add map {ASLEEP_MAP} {backend_name(slot)} {ASLEEP}",)
+        case WakeUp(slot):
+            return (f"del map {ASLEEP_MAP} {backend_name(slot)}",)
 
 
 def restore(slot: int, server: Server) -> tuple[str, ...]:
@@ -85,10 +91,10 @@ class Observed:
     leaving: dict[tuple[int, str], Address]
 
 
-LISTINGS = ("show backend", "show servers state", f"show map {HOST_MAP}")
+LISTINGS = ("show backend", "show servers state", f"show map {HOST_MAP}", f"show map {ASLEEP_MAP}")
 
 
-def observe(backends: str, servers: str, hosts: str) -> Observed:
+def observe(backends: str, servers: str, hosts: str, sleepers: str) -> Observed:
     """Raises ContractError for a listing that is not one of ours."""
     slots = [slot for line in backends.splitlines() if (slot := _slot(line.strip())) is not None]
     if sorted(slots) != list(range(len(slots))):
@@ -105,7 +111,12 @@ def observe(backends: str, servers: str, hosts: str) -> Observed:
         words = line.split()
         if len(words) == 3 and (slot := _slot(words[2])) is not None:
             names.setdefault(words[1], slot)
-    return Observed(Plane(len(slots), inside, names), leaving)
+    asleep: set[int] = set()
+    for line in sleepers.splitlines():
+        words = line.split()
+        if len(words) == 3 and (slot := _slot(words[1])) is not None:
+            asleep.add(slot)
+    return Observed(Plane(len(slots), inside, names, frozenset(asleep)), leaving)
 
 
 def _servers(lines: Iterable[str]) -> Iterable[tuple[int, Server, int]]:

@@ -22,11 +22,21 @@ GATEWAY_PATH = f"{ROOT}/gateway"
 
 MAX_WEIGHT = 100
 
+#: Upper bounds of the buckets that answer times are counted in, in milliseconds; one more bucket is for longer ones.
+#: Ten a decade: a percentile is known to about a quarter of its value.
+ANSWER_BOUNDS_MS: tuple[int, ...] = (
+    *(1, 2, 3, 4, 5, 6, 8),
+    *(step * 10**power for power in range(4) for step in (10, 12, 15, 20, 25, 30, 40, 50, 60, 80)),
+    *(100_000, 120_000),
+)
+ANSWER_BUCKETS = len(ANSWER_BOUNDS_MS) + 1
+
 _APP_ID = re.compile(r"[a-z](?:[a-z0-9-]{0,38}[a-z0-9])?")
 # The tag grammar of the distribution specification (opencontainers/distribution-spec, "Pulling manifests").
 _VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _CONTAINER_ID = re.compile(r"[0-9a-f]{12,64}")
 _GATEWAY_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_LIFE = re.compile(r"[0-9a-f-]{36}")
 _LABEL = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)")
 
 
@@ -115,10 +125,20 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """Containers that share one part of the traffic (0 to 100), whatever their version: those of one release."""
+
+    share: int
+    containers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """The route of one app. Written last in each publication: a change of this node commits the addresses.
 
     ``weights`` gives each version its share of the traffic, 0 to 100; a version that is not named gets none.
+    ``groups``, where there are any, count instead of ``weights``; a container that none of them names gets nothing.
+    ``policy``: {"asleep": true} says that the app is scaled to zero instances.
     ``revision`` counts the publications of this app (for people and logs; gateways acknowledge a zxid).
     """
 
@@ -127,9 +147,10 @@ class Route:
     domains: tuple[str, ...] = ()
     weights: Mapping[str, int] = field(default_factory=dict)
     policy: Mapping[str, object] = field(default_factory=dict)
+    groups: tuple[Group, ...] = ()
 
     def to_json(self) -> bytes:
-        body = {
+        body: dict[str, object] = {
             "format": FORMAT,
             "app": self.app,
             "revision": self.revision,
@@ -137,6 +158,9 @@ class Route:
             "weights": dict(self.weights),
             "policy": dict(self.policy),
         }
+        if self.groups:
+            # Left out where there are none: a route that did not change is the same text as before there were groups.
+            body["groups"] = [{"share": one.share, "containers": list(one.containers)} for one in self.groups]
         return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
 
     @classmethod
@@ -156,7 +180,26 @@ class Route:
             domains=tuple(host_name(str(name)) for name in domains),
             weights={version(tag): share for tag, share in weights.items()},
             policy=policy,
+            groups=_groups(body.get("groups", [])),
         )
+
+
+def _groups(found: object) -> tuple[Group, ...]:
+    """Raises ContractError also for a container in two groups: it could get one share only."""
+    if not isinstance(found, list):
+        raise ContractError("groups is not a list")
+    groups = []
+    for one in found:
+        if not isinstance(one, dict) or not isinstance(names := one.get("containers"), list):
+            raise ContractError("a group needs a share and containers")
+        share = _number(one, "share")
+        if share > MAX_WEIGHT:
+            raise ContractError(f"not a share: {share!r}")
+        groups.append(Group(share, tuple(container_id(str(name)) for name in names)))
+    named = [name for group in groups for name in group.containers]
+    if len(set(named)) < len(named):
+        raise ContractError("a container is named twice")
+    return tuple(groups)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,21 +207,128 @@ class GatewayState:
     """What a live gateway says of itself in its ephemeral node.
 
     ``served`` is the ZooKeeper transaction id (zxid) up to which every change is in force in this gateway;
-    zxids only compare within one ``epoch`` (one life of the ZooKeeper data).
+    zxids only compare within one ``epoch`` (one life of the ZooKeeper data). ``stats`` is where its counters are
+    read, as ``IP:port``; empty where that is nowhere.
     """
 
     gateway: str
     epoch: str
     served: int
+    stats: str = ""
 
     def to_json(self) -> bytes:
         body = {"format": FORMAT, "gateway": self.gateway, "epoch": self.epoch, "served": self.served}
+        if self.stats:
+            body["stats"] = self.stats
         return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
 
     @classmethod
     def from_json(cls, raw: bytes) -> GatewayState:
         body = _object(raw)
-        return cls(gateway_id(_text(body, "gateway")), _text(body, "epoch"), _number(body, "served"))
+        try:
+            stats = str(Address.parse(_text(body, "stats"))) if "stats" in body else ""
+        except ContractError:
+            # A gateway without counters still routes: ports must go on waiting for its acknowledgement.
+            stats = ""
+        return cls(gateway_id(_text(body, "gateway")), _text(body, "epoch"), _number(body, "served"), stats)
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerTraffic:
+    """What one container answered. ``errors_5xx`` includes answers that broke off in the middle.
+
+    ``histogram`` counts answer times (connecting, and waiting for the head of the answer) by ANSWER_BOUNDS_MS; an
+    answer that never came counts with the time that was waited for it.
+    """
+
+    requests: int
+    errors_5xx: int
+    histogram: tuple[int, ...]
+
+    def to_body(self) -> dict[str, object]:
+        return {"requests": self.requests, "errors_5xx": self.errors_5xx, "histogram": list(self.histogram)}
+
+    @classmethod
+    def from_body(cls, found: object) -> ContainerTraffic:
+        body = _mapping(found, "a container's counters")
+        histogram = body.get("histogram")
+        if not isinstance(histogram, list) or len(histogram) != ANSWER_BUCKETS:
+            raise ContractError("not a histogram")
+        counts = tuple(_count(count, "histogram") for count in histogram)
+        return cls(_number(body, "requests"), _number(body, "errors_5xx"), counts)
+
+
+#: The first digit of an answer's status; "0" for requests whose client went away unanswered.
+STATUS_CLASSES = ("0", "1", "2", "3", "4", "5")
+
+
+@dataclass(frozen=True, slots=True)
+class AppTraffic:
+    """What one gateway counted of one app in the life ``since`` of its counters; they only grow within one life.
+
+    ``unserved``: answered by the gateway itself, because no instance could be asked. ``broken``: answers that broke
+    off in the middle. ``listening`` and ``dropped`` say how complete it is: lines that the gateway lost, of all apps.
+    ``busy``: containers that get no new requests and still answer so many. One that is acknowledged as gone and does
+    not stand here has answered its last.
+    """
+
+    gateway: str
+    app: str
+    since: str
+    requests: int
+    classes: Mapping[str, int]
+    unserved: int
+    broken: int
+    listening: bool
+    dropped: int
+    containers: Mapping[str, ContainerTraffic]
+    busy: Mapping[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> bytes:
+        body = {
+            "format": FORMAT,
+            "gateway": self.gateway,
+            "app": self.app,
+            "since": self.since,
+            "requests": self.requests,
+            "classes": dict(self.classes),
+            "unserved": self.unserved,
+            "broken": self.broken,
+            "listening": self.listening,
+            "dropped": self.dropped,
+            "containers": {name: counts.to_body() for name, counts in self.containers.items()},
+            "busy": dict(self.busy),
+        }
+        return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, raw: bytes) -> AppTraffic:
+        body = _object(raw)
+        classes = _mapping(body.get("classes"), "classes")
+        if classes.keys() != set(STATUS_CLASSES):
+            raise ContractError("not the classes of statuses")
+        listening = body.get("listening")
+        if not isinstance(listening, bool):
+            raise ContractError("listening is neither true nor false")
+        return cls(
+            gateway=gateway_id(_text(body, "gateway")),
+            app=app_id(_text(body, "app")),
+            since=_matched(_LIFE, "a life of counters", _text(body, "since")),
+            requests=_number(body, "requests"),
+            classes={name: _number(classes, name) for name in STATUS_CLASSES},
+            unserved=_number(body, "unserved"),
+            broken=_number(body, "broken"),
+            listening=listening,
+            dropped=_number(body, "dropped"),
+            containers={
+                container_id(name): ContainerTraffic.from_body(counts)
+                for name, counts in _mapping(body.get("containers"), "containers").items()
+            },
+            busy={
+                container_id(name): _count(number, "busy")
+                for name, number in _mapping(body.get("busy", {}), "busy").items()
+            },
+        )
 
 
 def _object(raw: bytes) -> dict[str, object]:
@@ -198,8 +348,18 @@ def _text(body: dict[str, object], key: str) -> str:
     return value
 
 
-def _number(body: dict[str, object], key: str) -> int:
-    value = body.get(key)
+def _number(body: Mapping[str, object], key: str) -> int:
+    return _count(body.get(key), key)
+
+
+def _count(value: object, what: str) -> int:
     if type(value) is not int or value < 0:
-        raise ContractError(f"{key} is not a number")
+        raise ContractError(f"{what} is not a number")
     return value
+
+
+def _mapping(found: object, what: str) -> dict[str, object]:
+    """Of JSON, whose keys are always text."""
+    if not isinstance(found, dict):
+        raise ContractError(f"{what}: not an object")
+    return found

@@ -40,6 +40,8 @@ class _Leaving:
     address: Address
     since: float
     ended: bool = False
+    #: Requests in progress, when last looked at.
+    busy: int = 0
 
 
 class DataPlane:
@@ -64,6 +66,10 @@ class DataPlane:
     def exact(self) -> bool:
         return self._applied is not None and not self._doubtful
 
+    def busy(self) -> dict[tuple[int, str], int]:
+        """Slot and server of those that leave and still answer requests, with how many."""
+        return {key: left.busy for key, left in self._leaving.items() if left.busy}
+
     def busy_slots(self) -> set[int]:
         """Slots that still hold servers, leaving ones included: not to be given to another app yet."""
         held = set(self._applied.servers) if self._applied is not None else set()
@@ -73,12 +79,13 @@ class DataPlane:
         """Takes over an HAProxy that is running, with what it serves. Returns whether there is one.
 
         Not ``known``: which app has which slot was lost. Then the next `apply` reloads, because changing
-        slots one command at a time could show one app's instances under another's name.
+        slots one command at a time could show one app's instances under another's name. So it does where the
+        configuration is of other settings, or of another version of this program.
         """
         if not self._haproxy.adopt():
             return False
         try:
-            if known:
+            if known and self._haproxy.runs_with(render.head(self._frame)):
                 self._observe()
             self._hand_over(self._haproxy.workers().old)
         except _BROKEN as error:
@@ -95,6 +102,8 @@ class DataPlane:
                 self._reload(wanted)
             else:
                 self._change(wanted)
+            # Before anything is acknowledged: whoever waits for their last requests must see those at once.
+            self._look_at_leaving(all_of_them=True)
         except _BROKEN as error:
             raise DataPlaneError(str(error)) from error
 
@@ -108,6 +117,7 @@ class DataPlane:
         if self._applied is None or not self._haproxy.alive():
             return
         try:
+            self._look_at_leaving()
             if self._leaving and now >= self._reaped_at + REAP_EVERY_SECONDS:
                 self._reaped_at = now
                 self._reap(now)
@@ -134,7 +144,7 @@ class DataPlane:
 
     def _start(self, wanted: Plane) -> None:
         self._forget()
-        left = self._haproxy.start(render.configuration(self._frame, wanted), render.host_map(wanted))
+        left = self._haproxy.start(render.configuration(self._frame, wanted), render.maps(wanted))
         self.starts += 1
         for pid in left:
             self._doubt(pid, "its master is dead")
@@ -151,7 +161,7 @@ class DataPlane:
         before = self._haproxy.worker
         self._hang_up()
         try:
-            self._haproxy.reload(render.configuration(self._frame, wanted), render.host_map(wanted))
+            self._haproxy.reload(render.configuration(self._frame, wanted), render.maps(wanted))
         except HaproxyError:
             self._applied = None
             if self._haproxy.alive():
@@ -238,8 +248,7 @@ class DataPlane:
     def _observe(self) -> None:
         self._applied = None
         talk = self._talk()
-        backends, servers, hosts = talk.run(commands.LISTINGS)
-        observed = commands.observe(backends, servers, hosts)
+        observed = commands.observe(*talk.run(commands.LISTINGS))
         now = time.monotonic()
         self._leaving = {
             key: self._leaving.get(key, _Leaving(address, now)) for key, address in observed.leaving.items()
@@ -263,6 +272,15 @@ class DataPlane:
         self._leaving.clear()
 
     # Leaving servers and workers
+
+    def _look_at_leaving(self, *, all_of_them: bool = False) -> None:
+        """How many requests they still answer; once there are none there will be none."""
+        for slot in {slot for (slot, _), left in self._leaving.items() if left.busy or all_of_them}:
+            (listing,) = self._talk().run([f"show servers conn {backend_name(slot)}"])
+            used = commands.used_connections(listing)
+            for (there, name), left in self._leaving.items():
+                if there == slot:
+                    left.busy = used.get(name, 0)
 
     def _reap(self, now: float) -> None:
         quiet = {key: left for key, left in self._leaving.items() if now >= left.since + QUIET_SECONDS}
@@ -312,4 +330,5 @@ def _clipped(wanted: Plane, slots: int) -> Plane:
         slots,
         {slot: servers for slot, servers in wanted.servers.items() if slot < slots},
         {host: slot for host, slot in wanted.hosts.items() if slot < slots},
+        frozenset(slot for slot in wanted.asleep if slot < slots),
     )

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from gateway.contract import Address
 from gateway.model import (
     AddServer,
     AppState,
     DropHost,
+    FallAsleep,
     Operation,
     Plane,
     RemoveServer,
     Server,
     SetHost,
     SetWeight,
+    WakeUp,
 )
-from gateway.weights import server_weights
+from gateway.weights import group_weights, server_weights
 
 
 def host_owners(apps: Mapping[str, AppState], previous: Mapping[str, str]) -> dict[str, str]:
@@ -36,24 +39,31 @@ def wanted_plane(
 ) -> Plane:
     """Every app must have a slot. A container that two versions list counts for the first one by name."""
     servers: dict[int, Mapping[str, Server]] = {}
+    asleep: set[int] = set()
     for app, state in apps.items():
-        addresses = {}
+        addresses: dict[str, Address] = {}
         names: dict[str, list[str]] = {}
         for tag in sorted(state.instances):
             fresh = [name for name in sorted(state.instances[tag]) if name not in addresses]
             names[tag] = fresh
             addresses.update({name: state.instances[tag][name] for name in fresh})
         if addresses:
-            weights = server_weights(state.route.weights, names)
+            if state.route.groups:
+                weights = group_weights(state.route.groups, addresses)
+            else:
+                weights = server_weights(state.route.weights, names)
             servers[slots[app]] = {name: Server(name, addresses[name], weights[name]) for name in addresses}
-    return Plane(declared, servers, {host: slots[app] for host, app in owners.items()})
+        elif state.route.policy.get("asleep") is True:
+            asleep.add(slots[app])
+    return Plane(declared, servers, {host: slots[app] for host, app in owners.items()}, frozenset(asleep))
 
 
 def difference(applied: Plane, wanted: Plane) -> tuple[Operation, ...]:
     """The operations that turn ``applied`` into ``wanted``, in an order that leaves no gap on the way.
 
     Host names go first (nobody may reach a slot through a name that it lost), then new servers before old
-    ones leave, weights up before weights down, and a host name points to a slot once its servers are there.
+    ones leave, weights up before weights down, and a host name points to a slot once its servers are there. An app
+    wakes up when its servers are there, and is asleep once they are gone.
     """
     drops: list[Operation] = [DropHost(host) for host in sorted(applied.hosts.keys() - wanted.hosts.keys())]
     replaced: list[Operation] = []
@@ -77,10 +87,12 @@ def difference(applied: Plane, wanted: Plane) -> tuple[Operation, ...]:
         for host, slot in sorted(wanted.hosts.items())
         if applied.hosts.get(host) != slot
     ]
-    return (*drops, *replaced, *added, *raised, *lowered, *hosts, *removed)
+    woken = [WakeUp(slot) for slot in sorted(applied.asleep - wanted.asleep)]
+    slept = [FallAsleep(slot) for slot in sorted(wanted.asleep - applied.asleep)]
+    return (*drops, *replaced, *added, *raised, *lowered, *woken, *hosts, *removed, *slept)
 
 
 def fits(applied: Plane, wanted: Plane) -> bool:
     """Whether run-time operations are enough: every slot in use is declared in the running HAProxy."""
-    used = max((*wanted.servers, *wanted.hosts.values()), default=-1)
+    used = max((*wanted.servers, *wanted.hosts.values(), *wanted.asleep), default=-1)
     return used < applied.slots and wanted.slots <= applied.slots

@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,19 +63,26 @@ class Haproxy:
         _log.info("haproxy.adopted", master=self.master, worker=self.worker)
         return True
 
+    def runs_with(self, head: str) -> bool:
+        """Whether the configuration in place begins so."""
+        try:
+            return self._config.read_bytes().startswith(head.encode())
+        except OSError:
+            return False
+
     def alive(self) -> bool:
         if self._child is not None and self._child.poll() is not None:
             self._child = None
             return False
         return bool(self.master) and processes.is_ours(self.master, self._config)
 
-    def start(self, config: str, hosts: str) -> tuple[int, ...]:
+    def start(self, config: str, maps: Mapping[str, str]) -> tuple[int, ...]:
         """Starts HAProxy. Returns workers left from a dead master, which are told to finish.
 
         Raises HaproxyError when it does not come up; then nothing of this attempt is left running.
         """
         left = tuple(processes.ours(self._config))
-        self._write(config, hosts)
+        self._write(config, maps)
         log = self._directory / LOG
         with log.open("ab") as output:
             if output.tell() > LOG_BYTES:
@@ -98,14 +106,14 @@ class Haproxy:
         _log.info("haproxy.started", master=self.master, worker=self.worker, left=left)
         return left
 
-    def reload(self, config: str, hosts: str) -> None:
+    def reload(self, config: str, maps: Mapping[str, str]) -> None:
         """A new worker takes the listeners over; the old one finishes its requests.
 
         Raises HaproxyError when the new configuration is refused; the old worker then goes on as before.
         """
         before = self.worker
         old = self._config.read_text("utf-8") if self._config.exists() else None
-        self._write(config, hosts)
+        self._write(config, maps)
         try:
             self._ask_master("reload", RELOAD_SECONDS)
             self._await_worker(before, RELOAD_SECONDS)
@@ -151,12 +159,13 @@ class Haproxy:
     def close(self) -> None:
         self._sockets.close()
 
-    def _write(self, config: str, hosts: str) -> None:
+    def _write(self, config: str, maps: Mapping[str, str]) -> None:
         """Verifies a configuration, then puts it in place."""
         for name, text in render.pages().items():
             if not _holds(self._directory / name, text):
                 write_atomically(self._directory / name, text)
-        write_atomically(self._directory / render.HOST_MAP, hosts)
+        for name, text in maps.items():
+            write_atomically(self._directory / name, text)
         candidate = self._directory / (render.CONFIG + ".candidate")
         write_atomically(candidate, config)
         try:

@@ -35,11 +35,15 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Plane:
-    """What HAProxy holds: ``slots`` backends s00000.., servers of the used ones, and host name -> slot."""
+    """What HAProxy holds: ``slots`` backends s00000.., servers of the used ones, and host name -> slot.
+
+    ``asleep``: slots of apps that are scaled to zero instances; they have no servers, and a page that says why.
+    """
 
     slots: int
     servers: Mapping[int, Mapping[str, Server]] = field(default_factory=dict)
     hosts: Mapping[str, int] = field(default_factory=dict)
+    asleep: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,17 @@ class DropHost:
     host: str
 
 
-Operation = AddServer | SetWeight | RemoveServer | SetHost | DropHost
+@dataclass(frozen=True, slots=True)
+class FallAsleep:
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class WakeUp:
+    slot: int
+
+
+Operation = AddServer | SetWeight | RemoveServer | SetHost | DropHost | FallAsleep | WakeUp
 
 
 def backend_name(slot: int) -> str:

@@ -13,14 +13,19 @@ from importlib import resources
 
 from gateway.contract import Address
 from gateway.model import Plane, Server, backend_name
+from gateway.traffic import LOG_FORMAT
 
 ADMIN_SOCKET = "admin.sock"
 MASTER_SOCKET = "master.sock"
 INNER_SOCKET = "inner.sock"
 CONFIG = "haproxy.cfg"
 HOST_MAP = "host.map"
+ASLEEP_MAP = "asleep.map"
+ASLEEP = "1"
 
 RETRY_AFTER_SECONDS = 5
+# Nobody wakes it up but a person.
+ASLEEP_RETRY_SECONDS = 60
 
 # Shared by static lines (default-server) and `add server`, whose servers inherit nothing (not even connection
 # reuse, which needs both pool options). Passive health: three failed connections mark a server down, and a
@@ -41,10 +46,12 @@ class Frame:
     http_bind: Address
     threads: int
     max_connections: int
+    log_bind: Address
+    gateway: str
 
 
 def configuration(frame: Frame, plane: Plane) -> str:
-    parts = [_head(frame)]
+    parts = [head(frame)]
     for slot in range(plane.slots):
         parts.append(f"backend {backend_name(slot)} from app\n")
         servers = plane.servers.get(slot, {})
@@ -52,7 +59,16 @@ def configuration(frame: Frame, plane: Plane) -> str:
     return "".join(parts)
 
 
-def host_map(plane: Plane) -> str:
+def maps(plane: Plane) -> dict[str, str]:
+    """The maps that the configuration names: file name -> text."""
+    return {HOST_MAP: _host_map(plane), ASLEEP_MAP: _asleep_map(plane)}
+
+
+def _asleep_map(plane: Plane) -> str:
+    return "".join(f"{backend_name(slot)} {ASLEEP}\n" for slot in sorted(plane.asleep))
+
+
+def _host_map(plane: Plane) -> str:
     return "".join(f"{_word(host)} {backend_name(slot)}\n" for host, slot in sorted(plane.hosts.items()))
 
 
@@ -66,7 +82,11 @@ def pages() -> dict[str, str]:
         "Cache-Control: no-store\r\n"
         f"Retry-After: {RETRY_AFTER_SECONDS}\r\n\r\n"
     )
-    return {"404.html": _page("404.html"), "503.http": head + nobody_answers}
+    return {
+        "404.html": _page("404.html"),
+        "503.http": head + nobody_answers,
+        "asleep.html": _page("asleep.html"),
+    }
 
 
 def _page(name: str) -> str:
@@ -84,7 +104,8 @@ def _word(text: str) -> str:
     return text
 
 
-def _head(frame: Frame) -> str:
+def head(frame: Frame) -> str:
+    """What an HAProxy that is to be taken over must have been started with, to the letter."""
     return f"""\
 # Written by the gateway's agent, which overwrites it. The truth is in ZooKeeper and state.json.
 global
@@ -119,10 +140,18 @@ defaults base
 
 defaults app from base
   balance roundrobin
+  # An app that is scaled to zero says so. Asked for only where nobody could answer anyway.
+  http-request return status 503 content-type "text/html; charset=utf-8" file asleep.html \
+hdr Cache-Control no-store hdr Retry-After {ASLEEP_RETRY_SECONDS:d} \
+if {{ nbsrv eq 0 }} {{ var(txn.be),map_str({ASLEEP_MAP}) -m found }}
 
 frontend http_in from base
   bind {frame.http_bind}
   bind unix@{INNER_SOCKET} mode 600 accept-proxy
+  # One line for each request, which the agent counts. It holds no text of a client or a tenant (gateway/traffic.py).
+  log {frame.log_bind} len 1024 format raw local0
+  log-format "{_word(frame.gateway)} {LOG_FORMAT}"
+  option dontlognull
   # bind for TLS goes here: bind IP:443 ssl crt-list certificates.list alpn h2,http/1.1
   http-request set-var(txn.host) req.hdr(host),field(1,:),lower,rtrim(.)
   http-request set-var(txn.be) var(txn.host),map_str({HOST_MAP})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import resource
@@ -27,7 +28,10 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All times are in seconds. ``zookeeper_credential`` is ``user:password`` and is never shown."""
+    """All times are in seconds. ``zookeeper_credential`` is ``user:password`` and is never shown.
+
+    ``stats_advertise``: where the platform reads counters, ``IP:port``; empty where it cannot.
+    """
 
     gateway_id: str
     directory: Path
@@ -35,6 +39,8 @@ class Settings:
     zookeeper_credential: str = field(repr=False)
     http_bind: contract.Address
     status_bind: contract.Address
+    log_bind: contract.Address
+    stats_advertise: str
     haproxy: Path
     threads: int
     max_connections: int
@@ -56,7 +62,9 @@ class Settings:
             zookeeper=read.zookeeper("BERTH_ZOOKEEPER"),
             zookeeper_credential=read.credential("BERTH_ZOOKEEPER_GATEWAY"),
             http_bind=read.address("BERTH_GATEWAY_HTTP_BIND"),
-            status_bind=read.address("BERTH_GATEWAY_STATUS_BIND"),
+            status_bind=(status_bind := read.address("BERTH_GATEWAY_STATUS_BIND")),
+            log_bind=read.loopback("BERTH_GATEWAY_LOG_BIND", "127.0.0.1:9514"),
+            stats_advertise=read.advertised("BERTH_GATEWAY_STATS_ADVERTISE", status_bind),
             haproxy=read.binary("BERTH_GATEWAY_HAPROXY", "haproxy"),
             threads=int(read.number("BERTH_GATEWAY_THREADS", os.cpu_count() or 1, 1, 64)),
             max_connections=int(read.number("BERTH_GATEWAY_MAX_CONNECTIONS", _fitting_connections(), 100, 1_000_000)),
@@ -110,6 +118,24 @@ class _Reader:
             return contract.Address.parse(self.text(name))
         except contract.ContractError:
             raise SettingsError(f"{name}: IP:port is expected, e.g. 127.0.0.1:8080 or [::]:8080") from None
+
+    def loopback(self, name: str, default: str) -> contract.Address:
+        """Whoever reaches that port could count what never happened."""
+        try:
+            address = contract.Address.parse(self.environ.get(name, "").strip() or default)
+        except contract.ContractError:
+            address = None
+        if address is None or not ipaddress.ip_address(address.host).is_loopback:
+            raise SettingsError(f"{name}: an IP:port of this machine alone is expected, e.g. {default}")
+        return address
+
+    def advertised(self, name: str, default: contract.Address) -> str:
+        if not self.environ.get(name, "").strip():
+            return "" if ipaddress.ip_address(default.host).is_unspecified else str(default)
+        address = self.address(name)
+        if ipaddress.ip_address(address.host).is_unspecified:
+            raise SettingsError(f"{name}: an address that the platform can connect to is expected")
+        return str(address)
 
     def binary(self, name: str, default: str) -> Path:
         value = self.environ.get(name, "").strip() or default

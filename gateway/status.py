@@ -1,4 +1,4 @@
-"""The agent's own small HTTP server: /healthz for supervisors, /status for people and tools."""
+"""The agent's own small HTTP server: /healthz for supervisors, /status for people, /stats for the platform."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Protocol
+from urllib.parse import parse_qs, urlsplit
 
 from gateway.contract import Address
+from gateway.traffic import Counters
 
 REQUEST_SECONDS = 5.0
 
 
 class Source(Protocol):
+    @property
+    def counters(self) -> Counters: ...
+
     def status(self) -> dict[str, object]: ...
 
     def healthy(self) -> bool: ...
@@ -50,8 +55,19 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path == "/status":
             body = json.dumps(self.server.source.status(), sort_keys=True).encode()
             self._answer(200, body + b"\n", "application/json")
+        elif (url := urlsplit(self.path)).path == "/stats":
+            self._stats(parse_qs(url.query, keep_blank_values=True))
         else:
             self._answer(404, b"not found\n", "text/plain")
+
+    def _stats(self, asked: dict[str, list[str]]) -> None:
+        counters = self.server.source.counters
+        if "app" not in asked:
+            self._answer(200, json.dumps(counters.totals(), sort_keys=True).encode() + b"\n", "application/json")
+        elif (traffic := counters.of(asked["app"][-1])) is not None:
+            self._answer(200, traffic.to_json() + b"\n", "application/json")
+        else:
+            self._answer(404, b"no such app\n", "text/plain")
 
     def _answer(self, status: int, body: bytes, kind: str) -> None:
         self.send_response(status)

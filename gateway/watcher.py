@@ -69,7 +69,8 @@ class _Fence:
 class Watcher:
     """Used from one thread: ``step``, put the update in force, ``in_force``; ``acknowledge`` what it fenced.
 
-    ``seen`` and ``epoch`` come from the state on disk. ``wake`` may be called from any thread.
+    ``seen`` and ``epoch`` come from the state on disk; ``stats`` is told in the gateway's node. ``wake`` may be called
+    from any thread.
     """
 
     def __init__(
@@ -80,12 +81,14 @@ class Watcher:
         gateway: str,
         session_seconds: float,
         resync_seconds: float,
+        stats: str = "",
         epoch: str = "",
         seen: int = 0,
     ) -> None:
         self._hosts = hosts
         self._credential = credential
         self._gateway = gateway
+        self._stats = stats
         self._session_seconds = session_seconds
         self._resync_seconds = resync_seconds
         self._inbox: queue.SimpleQueue[_Fence | tuple[str, str] | None] = queue.SimpleQueue()
@@ -454,7 +457,7 @@ class Watcher:
     def _write_node(self) -> None:
         client = self._client
         path = contract.gateway_path(self._gateway)
-        value = contract.GatewayState(self._gateway, self._epoch or "", self.served).to_json()
+        value = contract.GatewayState(self._gateway, self._epoch or "", self.served, self._stats).to_json()
         try:
             stat = self._get(client.set_async(path, value))
         except NoNodeError:

@@ -1,10 +1,12 @@
-"""From shares per version (0 to 100) to HAProxy weights per instance (0 to 256). Pure."""
+"""From shares per version or group (0 to 100) to HAProxy weights per instance (0 to 256). Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
 from math import gcd, lcm
+
+from gateway.contract import Group
 
 MOST = 256
 USUAL = 100
@@ -36,6 +38,13 @@ def server_weights(shares: Mapping[str, int], instances: Mapping[str, Collection
         for position, name in enumerate(names):
             weights[name] = each + (position < extra)
     return weights
+
+
+def group_weights(groups: Sequence[Group], instances: Collection[str]) -> dict[str, int]:
+    """The same for groups of instances. One that no group names gets 0; a name that is no instance is passed over."""
+    members = {str(number): [name for name in one.containers if name in instances] for number, one in enumerate(groups)}
+    shares = {str(number): one.share for number, one in enumerate(groups)}
+    return {**dict.fromkeys(instances, 0), **server_weights(shares, members)}
 
 
 def _smallest_integers(ratios: Mapping[str, Fraction]) -> dict[str, int]:

@@ -8,7 +8,7 @@ from stack.environment import Environment
 from stack.hosts import DockerHosts
 from stack.parts.base import Part, StackError
 from stack.parts.postgres import postgres
-from stack.parts.python import beat, engines_worker, gateway, hosts_worker, web, worker
+from stack.parts.python import beat, engines_worker, gateway, hosts_worker, probes_worker, watcher, web, worker
 from stack.parts.redis import redis
 from stack.parts.registry import registry
 from stack.parts.zookeeper import zookeeper
@@ -22,13 +22,18 @@ FACTORIES: Mapping[str, Callable[[Environment], Part]] = {
     "worker": worker,
     "engines": engines_worker,
     "hosts-worker": hosts_worker,
+    "probes": probes_worker,
     "beat": beat,
+    "watcher": watcher,
     "gateway": gateway,
 }
 # "hosts=2" stands for two Docker hosts.
 HOSTS = "hosts"
 DEFAULTS: Mapping[str, Sequence[str]] = {
-    "demo": ("redis", "zookeeper", "registry", "web", "worker", "engines", "hosts-worker", "beat", "gateway"),
+    "demo": (
+        *("redis", "zookeeper", "registry", "web"),
+        *("worker", "engines", "hosts-worker", "probes", "beat", "watcher", "gateway"),
+    ),
     "test": ("postgres", "redis", "zookeeper"),
 }
 

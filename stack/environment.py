@@ -163,6 +163,7 @@ class Environment:
             "BERTH_GATEWAY_DIR": str(self.part_directory("gateway")),
             "BERTH_GATEWAY_HTTP_BIND": f"127.0.0.1:{ports['gateway']}",
             "BERTH_GATEWAY_STATUS_BIND": f"127.0.0.1:{ports['gateway_status']}",
+            "BERTH_GATEWAY_LOG_BIND": f"127.0.0.1:{ports['gateway_log']}",
             "BERTH_VAR": str(self.directory),
             **self.extra,
         }

@@ -18,7 +18,8 @@ from stack.journey import Member, seed
 from stack.parts.python import manage
 from stack.runner import Stack
 
-PARTS = ("postgres", "redis", "zookeeper", "registry", "web", "worker", "engines", "hosts-worker", "beat", "gateway")
+WORKERS = ("worker", "engines", "hosts-worker", "probes")
+PARTS = ("postgres", "redis", "zookeeper", "registry", "web", *WORKERS, "beat", "watcher", "gateway")
 HOST_MEMORY_MB = 1024
 #: What an earlier run left in the directory; the engines' images go too, so that each run pulls anew.
 STATE = ("zookeeper", "registry", "gateway", "postgres", "beat", "docker-config", "hosts")

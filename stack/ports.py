@@ -20,6 +20,8 @@ DEFAULTS: Mapping[str, int] = {
     "zookeeper": 17181,
     "postgres": 17432,
     "gateway_status": 17404,
+    # UDP, on loopback: HAProxy's lines to the agent.
+    "gateway_log": 17514,
 }
 # Below net.ipv4.ip_local_port_range, so that no outgoing connection takes one between choice and use.
 _TEST_RANGE = range(20000, 32000)

@@ -10,7 +10,7 @@ from stack.environment import root_directory
 from stack.platform import Platform, whole_platform
 
 #: One for each module that makes apps: the quota of apps is a tenant's, and apps stay until the run's end.
-TENANTS = ("acme", "rival", "fleet", "kills")
+TENANTS = ("acme", "rival", "fleet", "rollouts", "kills")
 #: Hosts 0 and 1 take instances; host 2 is cordoned, for the tests that need a third.
 HOSTS = 3
 

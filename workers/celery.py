@@ -15,6 +15,8 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings.production")
 ENGINES = "engines"
 #: Looking at hosts: quick, or as long as a host that hangs lets it be, so by threads of its own.
 HOSTS = "hosts"
+#: Asking instances how they are, without a pause: a task takes some seconds and is followed by the next.
+PROBES = "probes"
 
 app = Celery("berth")
 
@@ -51,14 +53,18 @@ def _configure() -> None:
         task_soft_time_limit=280,
         # What waits for an engine has workers of its own: an app that is slow to stop, an image that is slow to pull
         # or a host that hangs must not keep the checks and the sweep of everybody else waiting.
-        task_routes={jobs.RECONCILE_INSTANCE: {"queue": ENGINES}, jobs.OBSERVE_HOST: {"queue": HOSTS}},
+        task_routes={
+            jobs.RECONCILE_INSTANCE: {"queue": ENGINES},
+            jobs.OBSERVE_HOST: {"queue": HOSTS},
+            jobs.PROBE_SHARD: {"queue": PROBES},
+        },
         worker_prefetch_multiplier=1,
         worker_max_tasks_per_child=5000,
         worker_hijack_root_logger=False,
         worker_send_task_events=False,
         timezone="UTC",
         beat_schedule=SCHEDULE,
-        imports=("workers.tasks.deployments", "workers.tasks.registry"),
+        imports=("workers.tasks.core", "workers.tasks.deployments", "workers.tasks.registry"),
     )
 
 

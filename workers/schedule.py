@@ -21,5 +21,9 @@ SCHEDULE: dict[str, dict[str, Any]] = {
     "probe": _every(2, "deployments.probe"),
     "gateways": _every(2, "deployments.gateways"),
     "discovery": _every(30, "deployments.rebuild_discovery"),
+    # A duty of once a day, asked about more often: beat counts from its own start.
+    "capsules": _every(3600, "deployments.capsules"),
     "registry": _every(20, "registry.list"),
+    # Once an hour is enough; a message that found no worker is not missed for long.
+    "events": _every(300, "core.prune_events"),
 }

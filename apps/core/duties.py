@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.db import transaction
 from django.db.models import Q
@@ -47,3 +47,11 @@ def away() -> bool:
     """Whether the platform was away and has not made up for it yet: until then no deadline means anything."""
     swept = Duty.objects.values_list("done_at", flat=True).filter(pk=SWEEP).first()
     return swept is not None and now() - swept > timedelta(seconds=AWAY_S)
+
+
+def done(name: str, *, at: datetime | None = None) -> datetime | None:
+    """When the duty was done last; with ``at``, note that it was then. For one that goes on for a while."""
+    if at is not None:
+        Duty.objects.filter(pk=name).update(done_at=at)
+        return at
+    return Duty.objects.values_list("done_at", flat=True).filter(pk=name).first()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import structlog
@@ -15,7 +18,9 @@ log = structlog.get_logger(__name__)
 RECONCILE_APP = "deployments.reconcile_app"
 RECONCILE_INSTANCE = "deployments.reconcile_instance"
 OBSERVE_HOST = "deployments.observe_host"
+RECONCILE_TENANT = "deployments.reconcile_tenant"
 REBUILD_DISCOVERY = "deployments.rebuild_discovery"
+PROBE_SHARD = "deployments.probe_shard"
 
 
 def enqueue(name: str, *ids: int | str) -> None:
@@ -23,7 +28,57 @@ def enqueue(name: str, *ids: int | str) -> None:
 
     Never raises: with Redis away the work is found by the sweep.
     """
-    transaction.on_commit(partial(_send, name, ids))
+    transaction.on_commit(partial(_nudge, name, ids))
+
+
+Nudge = tuple[str, tuple[int | str, ...]]
+
+
+class _OfThread(threading.local):
+    kept: list[Nudge] | None = None
+    taker: Callable[[Nudge], None] | None = None
+
+
+_thread = _OfThread()
+
+
+@contextmanager
+def sent_last() -> Iterator[None]:
+    """Of this thread, what is enqueued in the block is sent at its end: a Redis that hangs takes seconds to send to,
+    and what the block does can't wait for that.
+    """
+    outer, _thread.kept = _thread.kept, []
+    try:
+        yield
+    finally:
+        nudges, _thread.kept = _thread.kept, outer
+        for name, ids in nudges:
+            _nudge(name, ids)
+
+
+@contextmanager
+def handed_to(taker: Callable[[Nudge], None]) -> Iterator[None]:
+    """Of this thread, what is enqueued in the block is given to ``taker``, so that another thread may ``send`` it."""
+    outer, _thread.taker = _thread.taker, taker
+    try:
+        yield
+    finally:
+        _thread.taker = outer
+
+
+def send(nudge: Nudge) -> None:
+    """Send at once. Never raises for want of a broker; takes seconds then."""
+    _send(*nudge)
+
+
+def _nudge(name: str, ids: tuple[int | str, ...]) -> None:
+    if _thread.kept is not None:
+        if (name, ids) not in _thread.kept:
+            _thread.kept.append((name, ids))
+    elif _thread.taker is not None:
+        _thread.taker((name, ids))
+    else:
+        _send(name, ids)
 
 
 #: A nudge that waited longer is dropped: the sweep has sent another. Seconds, and many: clocks differ.

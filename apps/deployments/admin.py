@@ -1,16 +1,29 @@
-"""Operators' pages for what runs. The loop alone changes these rows; operators read."""
+"""Operators' pages for what runs. The loop alone changes these rows; operators read.
+
+A tenant is deleted with what runs for it, so that action is here as well.
+"""
 
 from __future__ import annotations
 
-from django.contrib import admin
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import reverse
 
 from apps.core.admin import ReadOnlyAdmin
+from apps.core.errors import BerthError
 from apps.deployments.models import App, Domain, Gateway, Instance, Release, ReplicaSet, Rollout
+from apps.deployments.selectors import apps_of_tenant
+from apps.deployments.services.deleting import DELETE_TENANTS, dedicated_hosts, tenant_delete
+from apps.tenants.admin import TenantAdmin
+from apps.tenants.models import Tenant
+from apps.tenants.permissions import operates, person
 
 
 @admin.register(App)
 class AppAdmin(ReadOnlyAdmin):
-    list_display = ("slug", "tenant", "cluster", "created_at", "route_wanted", "route_published")
+    list_display = ("slug", "tenant", "cluster", "created_at", "deleting_at", "route_wanted", "route_published")
     list_select_related = ("tenant", "cluster")
     search_fields = ("slug", "tenant__slug")
 
@@ -58,3 +71,53 @@ class InstanceAdmin(ReadOnlyAdmin):
 @admin.register(Gateway)
 class GatewayAdmin(ReadOnlyAdmin):
     list_display = ("name", "epoch", "served", "last_seen_at")
+
+
+admin.site.unregister(Tenant)
+
+
+@admin.register(Tenant)
+class TenantWithAppsAdmin(TenantAdmin):
+    actions = ("delete_tenant",)
+
+    def has_delete_permission(self, request: HttpRequest, obj: object | None = None) -> bool:
+        """A row that is deleted leaves what runs for it: see the action."""
+        return False
+
+    def has_take_apart_permission(self, request: HttpRequest) -> bool:
+        return operates(request.user, DELETE_TENANTS)
+
+    @admin.action(description="Delete with all that it has…", permissions=["take_apart"])
+    def delete_tenant(self, request: HttpRequest, queryset: QuerySet[Tenant]) -> HttpResponse | None:
+        """Asks first, on a page of its own that wants the name typed; so one at a time."""
+        tenant = queryset.first()
+        if tenant is None or queryset.count() > 1:
+            self.message_user(request, "Select one tenant: each is confirmed by its name.", messages.ERROR)
+            return None
+        back = reverse("admin:tenants_tenant_changelist")
+        refusal = ""
+        if "confirmed" in request.POST:
+            try:
+                tenant_delete(
+                    tenant=tenant,
+                    by=person(request.user),
+                    confirm=request.POST.get("confirm", ""),
+                    with_apps="with_apps" in request.POST,
+                )
+            except BerthError as error:
+                refusal = error.detail
+            else:
+                self.message_user(request, f"{tenant.slug} is being deleted.", messages.SUCCESS)
+                return HttpResponseRedirect(back)
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Delete a tenant",
+            "opts": self.opts,
+            "tenant": tenant,
+            "apps": list(apps_of_tenant(tenant.pk)),
+            "hosts": dedicated_hosts(tenant),
+            "members": tenant.memberships.count(),
+            "refusal": refusal,
+            "back": back,
+        }
+        return TemplateResponse(request, "admin/tenants/tenant/delete.html", context)

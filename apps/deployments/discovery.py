@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -29,6 +29,7 @@ from kazoo.retry import KazooRetry
 from kazoo.security import make_digest_acl
 
 from apps.core.errors import PlatformError
+from apps.deployments.kept import Addresses, Kept, Stands
 from apps.deployments.selectors import Publication
 from gateway import contract
 
@@ -39,6 +40,10 @@ SESSION_S = 6.0
 REPLACE_AFTER_S = 9.0
 #: After an attempt that failed the next waits for this long; who asks meanwhile is told at once.
 RETRY_AFTER_S = 2.0
+#: Addresses that a process keeps of what it published, about 300 bytes each.
+MOST_KEPT = 50_000
+#: Questions that are on their way to ZooKeeper at the same time.
+AT_ONCE = 500
 T = TypeVar("T")
 
 
@@ -75,6 +80,7 @@ class Publisher:
         self._client: Any = None
         self._lost_at: float | None = None
         self._failed_at: float | None = None
+        self._kept = Kept(MOST_KEPT)
         #: Threads of a worker share the connection; one of them makes it.
         self._connecting = threading.Lock()
 
@@ -82,7 +88,7 @@ class Publisher:
         """Make ZooKeeper show what ``read`` returns from the database. None where the app is gone.
 
         ``read`` is called after ZooKeeper was looked at, and again after a lost race. Raises EpochMissing unless
-        ``rebuilding``.
+        ``rebuilding``, which also reads every address again instead of trusting what this process wrote last.
         """
         return self._guarded(lambda: self._publish(app, read, rebuilding))
 
@@ -102,6 +108,12 @@ class Publisher:
             return name
 
         return self._guarded(begin)
+
+    def withdraw(self, app: str, gone: Callable[[], bool]) -> bool:
+        """Remove the app's route and addresses, in one transaction. True once nothing of it stands here; False where
+        it is not ``gone`` after all: that is asked after ZooKeeper was looked at, as in ``publish``.
+        """
+        return self._guarded(lambda: self._withdraw(app, gone))
 
     def prune(self, known: Callable[[list[str]], set[str]]) -> int:
         """Remove the routes of apps that are not ``known`` to the database. Returns how many.
@@ -156,6 +168,7 @@ class Publisher:
 
     def close(self) -> None:
         client, self._client, self._lost_at = self._client, None, None
+        self._kept.clear()
         if client is not None:
             client.stop()
             client.close()
@@ -169,9 +182,12 @@ class Publisher:
                 return work()
             except NoNodeError:
                 # The data was wiped under a living session: lay the tree out again, and work once more.
+                self._kept.clear()
                 self._lay_out()
                 return work()
         except (KazooException, KazooTimeoutError, OSError) as error:
+            # Whether the last transaction stands is not known.
+            self._kept.clear()
             raise DiscoveryUnavailable(f"ZooKeeper did not answer as it should: {error!r}") from error
 
     def _connect(self) -> None:
@@ -251,24 +267,54 @@ class Publisher:
             wanted = read()
             if wanted is None:
                 return None
-            zxid = self._attempt(wanted, route_now)
+            zxid = self._attempt(wanted, route_now, rebuilding)
             if zxid is not None:
                 return Receipt(wanted.wanted, name, zxid)
         raise DiscoveryUnavailable(f"Others kept publishing {app} at the same time.")
 
-    def _attempt(self, wanted: Publication, route_now: tuple[bytes, Any] | None) -> int | None:
-        """One transaction; its zxid, or None where somebody else changed the app's nodes meanwhile."""
+    def _withdraw(self, app: str, gone: Callable[[], bool]) -> bool:
+        self._kept.drop(app)
+        for _ in range(ATTEMPTS):
+            route_now = self._read(contract.route_path(app))
+            base = contract.app_address_path(app)
+            stands = self._client.exists(base) is not None
+            have = self._addresses(app) if stands else {}
+            if not gone():
+                return False
+            if route_now is None and not stands:
+                return True
+            change = self._client.transaction()
+            self._change_addresses(change, app, have, {})
+            if stands:
+                change.delete(base)
+            if route_now is not None:
+                change.delete(contract.route_path(app), version=route_now[1].version)
+            results = change.commit()
+            if not any(isinstance(result, KazooException) for result in results):
+                return True
+            self._raise_unless_lost(results)
+        raise DiscoveryUnavailable(f"Others kept publishing {app} at the same time.")
+
+    def _attempt(self, wanted: Publication, route_now: tuple[bytes, Any] | None, afresh: bool) -> int | None:
+        """One transaction; its zxid, or None where somebody else changed the app's nodes meanwhile.
+
+        ``afresh``: addresses are read, whatever is kept of them.
+        """
         app = wanted.app
-        have = self._addresses(app)
+        kept = None if afresh or route_now is None else self._kept.get(app, self._stands(route_now[1]))
+        have = self._addresses(app) if kept is None else kept
         want = {(one.version, one.container_id): str(contract.Address(one.host, one.port)) for one in wanted.instances}
         revision = _revision(route_now)
-        route = contract.Route(app, revision, wanted.domains, wanted.weights)
+        route = _route(wanted, revision)
         if route_now is not None and have == want and route.to_json() == route_now[0]:
             # Nothing to change, but perhaps only because somebody changed it after the route was read: then the
             # zxid that was read is older than their change, and would be acknowledged too early.
             still = self._client.exists(contract.route_path(app))
-            return int(still.mzxid) if still is not None and still.version == route_now[1].version else None
-        body = contract.Route(app, revision + 1, wanted.domains, wanted.weights).to_json()
+            if still is None or still.mzxid != route_now[1].mzxid:
+                return None
+            self._kept.put(app, self._stands(still), have)
+            return int(still.mzxid)
+        body = _route(wanted, revision + 1).to_json()
         path = contract.route_path(app)
         change = self._client.transaction()
         if route_now is not None:
@@ -280,10 +326,13 @@ class Publisher:
             change.set_data(path, body)
         results = change.commit()
         if any(isinstance(result, KazooException) for result in results):
+            self._kept.drop(app)
             self._raise_unless_lost(results)
             return None
         if route_now is not None:
+            self._kept.put(app, self._stands(results[-1]), want)
             return int(results[-1].mzxid)
+        # Not kept: by now it may be another's node that is looked at.
         created = self._client.exists(path)
         return int(created.mzxid) if created else None
 
@@ -301,25 +350,39 @@ class Publisher:
             if isinstance(result, KazooException) and not isinstance(result, lost):
                 raise result
 
+    def _stands(self, route: Any) -> Stands:
+        return (self._client.client_id or (0,))[0], route.czxid, route.mzxid, route.version
+
     def _addresses(self, app: str) -> dict[tuple[str, str], str]:
-        found: dict[tuple[str, str], str] = {}
+        """All of an app's, in three round trips or a few more; a version without any is there as (version, "")."""
         base = f"{contract.ADDRESS_PATH}/{app}"
-        for version in self._children(base):
-            containers = self._children(f"{base}/{version}")
-            if not containers:
-                found[version, ""] = ""
-            for container in containers:
-                node = self._read(f"{base}/{version}/{container}")
-                if node is not None:
-                    found[version, container] = node[0].decode()
+        found: dict[tuple[str, str], str] = {}
+        asked: list[tuple[str, str]] = []
+        versions = self._children(base)
+        listed = self._answers(self._client.get_children_async, [f"{base}/{tag}" for tag in versions])
+        for tag, names in zip(versions, listed, strict=True):
+            asked.extend((tag, name) for name in names or ())
+            if not names:
+                found[tag, ""] = ""
+        nodes = self._answers(self._client.get_async, [f"{base}/{tag}/{name}" for tag, name in asked])
+        found.update({key: node[0].decode() for key, node in zip(asked, nodes, strict=True) if node is not None})
         return found
+
+    def _answers(self, ask: Callable[[str], Any], paths: Sequence[str]) -> Iterator[Any]:
+        """For each path its answer, or None where there is no such node. Many are on their way at a time."""
+        for start in range(0, len(paths), AT_ONCE):
+            for asked in [ask(path) for path in paths[start : start + AT_ONCE]]:
+                try:
+                    yield asked.get(timeout=TIMEOUT_S)
+                except NoNodeError:
+                    yield None
 
     def _change_addresses(
         self,
         change: Any,
         app: str,
-        have: dict[tuple[str, str], str],
-        want: dict[tuple[str, str], str],
+        have: Addresses,
+        want: Addresses,
     ) -> None:
         base = contract.app_address_path(app)
         had_versions, versions = {tag for tag, _ in have}, {tag for tag, _ in want}
@@ -337,6 +400,11 @@ class Publisher:
                 change.delete(f"{base}/{tag}/{container}")
         for tag in sorted(had_versions - versions):
             change.delete(f"{base}/{tag}")
+
+
+def _route(wanted: Publication, revision: int) -> contract.Route:
+    groups = tuple(contract.Group(share, containers) for share, containers in wanted.groups)
+    return contract.Route(wanted.app, revision, wanted.domains, wanted.weights, wanted.policy, groups)
 
 
 def _revision(route_now: tuple[bytes, Any] | None) -> int:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
+from uuid import UUID
 
 from django.conf import settings
-from django.db.models import Count, F, Q, QuerySet
+from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet
 
 from apps.core import compiled
 from apps.core.clock import now
 from apps.core.errors import Missing
 from apps.core.leases import free
 from apps.core.models import Event
-from apps.deployments.models import App, Gateway, Instance, Release, ReplicaSet, Rollout
+from apps.deployments.models import App, FailureCapsule, Gateway, Instance, Release, ReplicaSet, Rollout
 from apps.hosts.models import Host
 from apps.registry.models import Version
 from apps.registry.selectors import versions_of
+from apps.tenants.models import Tenant
 from apps.tenants.permissions import Action, Viewer, scoped
 
 #: An instance that lived this long has settled: its end starts no back-off. Seconds.
@@ -33,6 +35,14 @@ class AppMissing(Missing):
 
 class RolloutMissing(Missing):
     code = "rollouts.not_found"
+
+
+class InstanceMissing(Missing):
+    code = "instances.not_found"
+
+
+class CapsuleMissing(Missing):
+    code = "instances.no_capsule"
 
 
 def apps_visible_to(viewer: Viewer, action: Action = Action.VIEW) -> QuerySet[App]:
@@ -59,6 +69,11 @@ def app_visible_to(viewer: Viewer, slug: str) -> App:
     if app is None:
         raise AppMissing(f"There is no app {slug[:60]!r} that you can see.")
     return app
+
+
+def apps_of_tenant(tenant_id: int) -> QuerySet[App]:
+    """For the platform itself: all that there are."""
+    return App.objects.filter(tenant_id=tenant_id).order_by("slug")
 
 
 def app_url(app: App) -> str:
@@ -95,8 +110,29 @@ def instances_of(app: App) -> QuerySet[Instance]:
     return app.instances.select_related("replica_set__release__version", "host")
 
 
+def instance_of(app: App, uid: UUID) -> Instance:
+    instance = instances_of(app).filter(uid=uid).first()
+    if instance is None:
+        raise InstanceMissing(f"{app.slug} has no instance {uid}.")
+    return instance
+
+
+def capsule_of(app: App, uid: UUID) -> FailureCapsule:
+    """Raises InstanceMissing, CapsuleMissing."""
+    capsule = FailureCapsule.objects.filter(instance=instance_of(app, uid)).first()
+    if capsule is None:
+        raise CapsuleMissing("It did not end badly, its end is still being looked at, or its capsule is kept no more.")
+    return capsule
+
+
 def versions_of_app(app: App) -> QuerySet[Version]:
     return versions_of(app.slug)
+
+
+def is_event_of(app: App, event: Event) -> bool:
+    """Whether ``events_of`` has the event."""
+    pushed = event.code == "version.pushed" and event.tenant_id == app.tenant_id
+    return event.app_id == app.pk or (pushed and event.detail.get("repository") == app.slug)
 
 
 def events_of(app: App) -> QuerySet[Event]:
@@ -120,22 +156,28 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """What should be routed for one app, as of ``wanted`` (App.route_wanted)."""
+    """What should be routed for one app, as of ``wanted`` (App.route_wanted).
+
+    ``groups``: a share (0 to 100) and the container ids that get it together; where there are any, gateways go by them
+    instead of ``weights``. ``policy``: see contract.Route.
+    """
 
     app: str
     wanted: int
     domains: tuple[str, ...]
     weights: dict[str, int]
     instances: tuple[Published, ...]
-    #: Share and container ids of each release, where a version's share is not enough to tell them apart.
     groups: tuple[tuple[int, tuple[str, ...]], ...] = ()
     policy: Mapping[str, object] = field(default_factory=dict)
 
 
 def publication_of(app_id: int) -> Publication | None:
-    """None for an app that is gone. ``wanted`` is read first: what changes later asks for another publication."""
-    app = App.objects.filter(pk=app_id).only("slug", "route_wanted").first()
-    if app is None:
+    """None for an app that has no route: it is gone, or being deleted and nothing of it runs any more.
+
+    ``wanted`` is read first: what changes later asks for another publication.
+    """
+    app = App.objects.filter(pk=app_id).only("slug", "route_wanted", "deleting_at").first()
+    if app is None or (app.deleting_at is not None and not app.instances.filter(released=False).exists()):
         return None
     wanted = app.route_wanted
     rows = (
@@ -182,6 +224,26 @@ def _asleep(app_id: int) -> bool:
     return ReplicaSet.objects.filter(app_id=app_id, weight__gt=0, wanted=0).exists()
 
 
+def routed(slugs: Iterable[str]) -> set[str]:
+    """Those of them that have a route; see publication_of."""
+    held = Instance.objects.filter(app_id=OuterRef("pk"), released=False)
+    rows = App.objects.filter(Q(deleting_at=None) | Exists(held), slug__in=list(slugs))
+    return set(rows.values_list("slug", flat=True))
+
+
+def hosts_away_of(app: App) -> QuerySet[Host]:
+    """Hosts that are away with containers of the app: its rows say what is to be removed there when they are back."""
+    lost = Instance.objects.filter(app=app, status=Instance.Status.LOST, released=True)
+    away = Host.objects.filter(status__in=(Host.Status.SUSPECT, Host.Status.DOWN))
+    return away.filter(pk__in=lost.values("host_id"))
+
+
+def unfinished_tenants(limit: int) -> list[int]:
+    """Tenants that are being deleted."""
+    rows = Tenant.objects.filter(deleting_at__isnull=False)
+    return list(rows.order_by("?").values_list("pk", flat=True)[:limit])
+
+
 def live_of(replica_set_id: int) -> list[Instance]:
     """The instances that count towards what the replica set wants, with their hosts, the oldest first."""
     rows = Instance.objects.filter(replica_set_id=replica_set_id, released=False, status__in=Instance.LIVE)
@@ -201,6 +263,7 @@ def unfinished_apps(limit: int) -> list[int]:
     ).values("app_id")
     rows = App.objects.filter(free(at)).filter(
         Q(route_wanted__gt=F("route_published"))
+        | Q(deleting_at__isnull=False)
         | Q(rollouts__status__in=Rollout.OPEN)
         | Q(pk__in=off)
         | Q(pk__in=everywhere)
@@ -220,8 +283,13 @@ def unfinished_instances(limit: int) -> list[int]:
     at = now()
     rows = Instance.objects.filter(
         free(at), released=False, status__in=waiting, status_since__lt=at - timedelta(seconds=1)
-    )
+    ).exclude(_resting(at))
     return list(rows.order_by("?").values_list("pk", flat=True)[:limit])
+
+
+def _resting(at: datetime) -> Q:
+    """To be started anew, and not yet; its old container is gone already."""
+    return Q(status=Instance.Status.PLACED, container_id="", retry_at__gt=at)
 
 
 #: So many workers wait for one host at most: one that hangs must leave the others to the other hosts.

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 import ssl
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import urljoin, urlsplit
 
@@ -11,6 +15,7 @@ import httpx
 from django.conf import settings
 
 from apps.core.errors import PlatformError
+from apps.registry.models.repositories import DIGEST
 
 MANIFESTS = ", ".join(
     (
@@ -51,22 +56,132 @@ def tags_of(repository: str, *, token: str) -> Listing:
 
     ``token`` is a bearer token that may pull the repository.
     """
+    with _registry(token) as client:
+        found: dict[str, str] = {}
+        deadline = time.monotonic() + BUDGET_S
+        tags = _tags(client, repository)
+        for tag in tags[:MAX_TAGS]:
+            if time.monotonic() >= deadline:
+                return Listing(found, complete=False)
+            reply = client.head(f"/v2/{repository}/manifests/{tag}")
+            if reply.status_code == httpx.codes.NOT_FOUND:
+                continue
+            reply.raise_for_status()
+            found[tag] = reply.headers["Docker-Content-Digest"]
+        return Listing(found, complete=len(tags) <= MAX_TAGS)
+
+
+def purge(repository: str, digests: Iterable[str], *, token: str) -> bool:
+    """Delete every manifest of the repository, and its links to what they are made of, for at most BUDGET_S seconds.
+
+    ``digests`` are manifests that no tag may name any more. True once nothing is left that can be named; False where
+    there was more than time: what is gone stays gone, so the next call gets further. The bytes are the registry's own
+    garbage collection's to remove. ``token`` may pull and delete. Raises RegistryUnavailable, RepositoryUnreadable.
+    """
+    with _registry(token) as client:
+        return _Purge(client, repository, time.monotonic() + BUDGET_S).run(digests)
+
+
+class _OutOfTime(Exception):
+    """The rest is the next call's."""
+
+
+class _Purge:
+    def __init__(self, client: httpx.Client, repository: str, deadline: float) -> None:
+        self.client = client
+        self.base = f"/v2/{repository}"
+        self.repository = repository
+        self.deadline = deadline
+        self.seen: set[str] = set()
+
+    def run(self, digests: Iterable[str]) -> bool:
+        waiting = set(digests)
+        try:
+            while True:
+                for digest in sorted(waiting):
+                    self._manifest(digest)
+                # A manifest takes its tags along. What a tag names still was pushed meanwhile, or would not go.
+                left = self._tagged()
+                waiting = left - self.seen
+                if not waiting:
+                    return not left
+        except _OutOfTime:
+            return False
+
+    def _in_time(self) -> None:
+        if time.monotonic() >= self.deadline:
+            raise _OutOfTime
+
+    def _tagged(self) -> set[str]:
+        left = set()
+        for tag in _tags(self.client, self.repository):
+            self._in_time()
+            reply = self.client.head(f"{self.base}/manifests/{tag}")
+            # A tag without a manifest can't be deleted by distribution 2.8, and names nothing.
+            if reply.status_code != httpx.codes.NOT_FOUND:
+                reply.raise_for_status()
+                left.add(_checked(reply.headers["Docker-Content-Digest"]))
+        return left
+
+    def _manifest(self, digest: str) -> None:
+        """Its parts first: once it is gone nobody knows of them. An index's manifests go like itself."""
+        if digest in self.seen:
+            return
+        self._in_time()
+        self.seen.add(digest)
+        reply = self.client.get(f"{self.base}/manifests/{digest}")
+        if reply.status_code == httpx.codes.NOT_FOUND:
+            return
+        reply.raise_for_status()
+        manifests, blobs = _parts(reply.content)
+        for one in manifests:
+            self._manifest(one)
+        for one in blobs:
+            if one not in self.seen:
+                self._in_time()
+                self.seen.add(one)
+                self._delete(f"{self.base}/blobs/{one}")
+        self._delete(f"{self.base}/manifests/{digest}")
+
+    def _delete(self, path: str) -> None:
+        reply = self.client.delete(path)
+        if reply.status_code == httpx.codes.METHOD_NOT_ALLOWED:
+            raise RepositoryUnreadable("The registry does not delete: set storage.delete.enabled in its configuration.")
+        if reply.status_code != httpx.codes.NOT_FOUND:
+            reply.raise_for_status()
+
+
+def _parts(manifest: bytes) -> tuple[list[str], list[str]]:
+    """The digests of the manifests and the blobs that it names. Tenants wrote it: what is no digest is left out."""
+    try:
+        body = json.loads(manifest)
+    except (ValueError, RecursionError):
+        return [], []
+    if not isinstance(body, dict):
+        return [], []
+
+    def named(entries: object) -> list[str]:
+        listed = entries if isinstance(entries, list) else [entries]
+        found = [str(one.get("digest", "")) for one in listed if isinstance(one, dict)]
+        return [digest for digest in found if re.fullmatch(DIGEST, digest)]
+
+    return named(body.get("manifests")), [*named(body.get("layers")), *named(body.get("config"))]
+
+
+def _checked(text: str) -> str:
+    if not re.fullmatch(DIGEST, text):
+        raise ValueError("not a digest")
+    return text
+
+
+@contextmanager
+def _registry(token: str) -> Iterator[httpx.Client]:
+    """A client for a few questions; what goes wrong in the block becomes one of our errors."""
     headers = {"Authorization": f"Bearer {token}", "Accept": MANIFESTS}
     verify = ssl.create_default_context(cafile=settings.REGISTRY_CA) if settings.REGISTRY_CA else True
     try:
         with httpx.Client(base_url=settings.REGISTRY_URL, headers=headers, verify=verify, timeout=5) as client:
-            found: dict[str, str] = {}
-            deadline = time.monotonic() + BUDGET_S
-            tags = _tags(client, repository)
-            for tag in tags[:MAX_TAGS]:
-                if time.monotonic() >= deadline:
-                    return Listing(found, complete=False)
-                reply = client.head(f"/v2/{repository}/manifests/{tag}")
-                if reply.status_code == httpx.codes.NOT_FOUND:
-                    continue
-                reply.raise_for_status()
-                found[tag] = reply.headers["Docker-Content-Digest"]
-            return Listing(found, complete=len(tags) <= MAX_TAGS)
+            yield client
     except httpx.ConnectError as error:
         raise RegistryUnavailable(f"The registry did not answer: {error!r}") from error
     except (httpx.HTTPError, KeyError, ValueError) as error:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import structlog
 
 from apps.core.clock import now
-from apps.registry.client import RegistryUnavailable, RepositoryUnreadable, tags_of
-from apps.registry.selectors import repositories_to_list
-from apps.registry.services.tokens import pull_token
+from apps.registry.client import RegistryUnavailable, RepositoryUnreadable, purge, tags_of
+from apps.registry.selectors import digests_of, repositories_to_list, tokens_until
+from apps.registry.services.tokens import pull_token, purge_token
 from apps.registry.services.versions import repository_asked, repository_listed
 
 log = structlog.get_logger(__name__)
@@ -32,3 +32,18 @@ def repositories_list() -> int:
         repository_listed(repository=repository, tags=listing.tags, complete=listing.complete, asked_at=asked_at)
         done += 1
     return done
+
+
+def repository_purge(name: str) -> str:
+    """Take what the registry holds of a repository that is being deleted. Empty once nothing is left, else what is
+    waited for, in words.
+
+    Not before the last token that somebody has for it ended: with that one could push into, or pull from, the next
+    repository of this name. Raises RegistryUnavailable, RepositoryUnreadable, RegistryUnconfigured.
+    """
+    until = tokens_until(name)
+    if until is not None and until > now():
+        return "the last sign-in to its repository to end"
+    if not purge(name, digests_of(name), token=purge_token(name)):
+        return "the registry to delete its images"
+    return ""

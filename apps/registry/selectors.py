@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from django.db.models import F, QuerySet
 
 from apps.core.errors import Missing
@@ -32,6 +34,16 @@ def version_of(repository_name: str, tag: str) -> Version:
     return version
 
 
+def digests_of(repository_name: str) -> list[str]:
+    """All that was ever pushed under a tag, as far as it was told."""
+    return sorted(set(Version.objects.filter(repository__name=repository_name).values_list("digest", flat=True)))
+
+
+def tokens_until(repository_name: str) -> datetime | None:
+    """When the last token that somebody was given for the repository has ended."""
+    return Repository.objects.filter(name=repository_name).values_list("tokens_until", flat=True).first()
+
+
 def repositories_to_list(limit: int) -> QuerySet[Repository]:
     """Those that were not compared with the registry for the longest time."""
-    return Repository.objects.order_by(F("listed_at").asc(nulls_first=True))[:limit]
+    return Repository.objects.filter(deleting_at=None).order_by(F("listed_at").asc(nulls_first=True))[:limit]

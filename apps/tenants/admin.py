@@ -56,7 +56,7 @@ class PlanAdmin(ModelAdmin):  # type: ignore[misc]
 
 @admin.register(Tenant)
 class TenantAdmin(ModelAdmin):  # type: ignore[misc]
-    list_display = ("slug", "name", "plan", "is_active", "created_at")
+    list_display = ("slug", "name", "plan", "is_active", "created_at", "deleting_at")
     list_select_related = ("plan",)
     list_filter = ("is_active", "plan")
     search_fields = ("slug", "name")

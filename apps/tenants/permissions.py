@@ -10,7 +10,9 @@ import enum
 from typing import Protocol, TypeGuard, TypeVar
 
 from django.contrib.auth.models import AnonymousUser
+from django.contrib.contenttypes.models import ContentType
 from django.db.models import Model, Q, QuerySet
+from guardian.models import GroupObjectPermission, UserObjectPermission
 from guardian.shortcuts import get_objects_for_user
 
 from apps.core.errors import Denied
@@ -106,6 +108,19 @@ def require(viewer: Viewer, action: Action, owned: Owned) -> None:
     """Raises Denied. For objects that the viewer was already found to see; strangers never come this far."""
     if not allows(viewer, action, owned):
         raise Denied(f"Your role does not allow this ({action}). Ask an owner or admin of the tenant.")
+
+
+def require_owner(viewer: Viewer, tenant: Tenant) -> None:
+    """Raises Denied. For tenants that the viewer is a member of."""
+    if role_in(viewer, tenant.pk) != Role.OWNER:
+        raise Denied("Only an owner of the tenant may do this.")
+
+
+def grants_end(row: Model) -> None:
+    """Nobody has a grant on this object any more: part of the transaction that deletes it."""
+    about = {"content_type": ContentType.objects.get_for_model(type(row)), "object_pk": str(row.pk)}
+    UserObjectPermission.objects.filter(**about).delete()
+    GroupObjectPermission.objects.filter(**about).delete()
 
 
 def may_create_apps(viewer: Viewer, tenant: Tenant) -> bool:

@@ -11,6 +11,7 @@ from django.db.models import Q, QuerySet
 
 from apps.core.clock import now
 from apps.core.errors import Missing
+from apps.core.models import Event
 from apps.tenants.models import ApiToken, Membership, Quota, Tenant, User
 from apps.tenants.permissions import Viewer, tenants_of
 
@@ -36,6 +37,10 @@ def tenants_visible_to(viewer: Viewer) -> QuerySet[Tenant]:
 
 def memberships_of(tenant: Tenant) -> QuerySet[Membership]:
     return tenant.memberships.select_related("user").order_by("user__username")
+
+
+def events_of_tenant(tenant: Tenant) -> QuerySet[Event]:
+    return Event.objects.filter(tenant_id=tenant.pk)
 
 
 def quota_of(tenant_id: int) -> Quota:

@@ -199,11 +199,14 @@ class Publisher:
         versions: Mapping[str, Mapping[str, contract.Address]],
         weights: Mapping[str, int] | None = None,
         domains: tuple[str, ...] | None = None,
+        groups: tuple[contract.Group, ...] = (),
+        policy: Mapping[str, object] | None = None,
     ) -> int:
         """Returns the transaction's zxid."""
         self._revision += 1
         shares = weights if weights is not None else dict.fromkeys(versions, 100)
-        route = contract.Route(app, self._revision, domains or (f"{app}.test",), shares)
+        names = domains or (f"{app}.test",)
+        route = contract.Route(app, self._revision, names, shares, policy or {}, groups)
         change = self.client.transaction()
         base = contract.app_address_path(app)
         have = {tag: set(self._children(f"{base}/{tag}")) for tag in self._children(base)}
@@ -271,7 +274,7 @@ class Gateway:
 
     def __init__(self, directory: Path, zookeeper: str, **extra: str) -> None:
         self.directory = directory
-        self.port, self.status_port = free_port(), free_port()
+        self.port, self.status_port, self.log_port = free_port(), free_port(), free_port()
         self._environment = {
             "BERTH_GATEWAY_ID": "gw1",
             "BERTH_GATEWAY_DIR": str(directory),
@@ -279,6 +282,7 @@ class Gateway:
             "BERTH_ZOOKEEPER_GATEWAY": GATEWAY,
             "BERTH_GATEWAY_HTTP_BIND": f"127.0.0.1:{self.port}",
             "BERTH_GATEWAY_STATUS_BIND": f"127.0.0.1:{self.status_port}",
+            "BERTH_GATEWAY_LOG_BIND": f"127.0.0.1:{self.log_port}",
             "BERTH_GATEWAY_SESSION_SECONDS": "2",
             "BERTH_GATEWAY_STOP_SECONDS": "0.2",
             "BERTH_GATEWAY_MAX_CONNECTIONS": "2000",
@@ -299,6 +303,10 @@ class Gateway:
             )
         until(self.healthy, "the gateway is healthy")
 
+    def set(self, name: str, value: str) -> None:
+        """For the next start."""
+        self._environment[name] = value
+
     def signal(self, number: signal.Signals) -> int:
         """Returns the exit status."""
         assert self._process is not None
@@ -309,13 +317,24 @@ class Gateway:
 
     def status(self) -> dict[str, Any]:
         try:
-            connection = http.client.HTTPConnection("127.0.0.1", self.status_port, timeout=5)
-            connection.request("GET", "/status")
-            return dict(json.loads(connection.getresponse().read()))
+            return dict(json.loads(self.ask("/status")[1]))
         except (OSError, ValueError, http.client.HTTPException):
             return {}
+
+    def ask(self, path: str) -> tuple[int, bytes]:
+        """A page of the agent's own server."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.status_port, timeout=5)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read()
         finally:
             connection.close()
+
+    def traffic(self, app: str) -> contract.AppTraffic:
+        status, body = self.ask(f"/stats?app={app}")
+        assert status == 200
+        return contract.AppTraffic.from_json(body)
 
     def healthy(self) -> bool:
         try:

@@ -10,18 +10,20 @@ from hypothesis import strategies as st
 
 from gateway import slots
 from gateway.commands import commands, observe, used_connections
-from gateway.contract import Address, Route
+from gateway.contract import Address, Group, Route
 from gateway.diff import difference, fits, host_owners, wanted_plane
 from gateway.model import (
     AddServer,
     AppState,
     DropHost,
+    FallAsleep,
     Operation,
     Plane,
     RemoveServer,
     Server,
     SetHost,
     SetWeight,
+    WakeUp,
 )
 
 _names = st.sampled_from([f"{number:012x}" for number in range(6)])
@@ -29,16 +31,18 @@ _addresses = st.builds(Address, st.sampled_from(["10.0.0.1", "::1"]), st.integer
 _servers = st.dictionaries(_names, st.tuples(_addresses, st.integers(0, 256)), min_size=1)
 _hosts = st.dictionaries(st.sampled_from(["a.test", "b.test", "c.test"]), st.integers(0, 3))
 _planes = st.builds(
-    lambda inside, hosts: Plane(
+    lambda inside, hosts, asleep: Plane(
         4,
         {
             slot: {name: Server(name, address, weight) for name, (address, weight) in servers.items()}
             for slot, servers in inside.items()
         },
         hosts,
+        frozenset(asleep - inside.keys()),
     ),
     st.dictionaries(st.integers(0, 3), _servers),
     _hosts,
+    st.sets(st.integers(0, 3)),
 )
 
 
@@ -46,6 +50,7 @@ def _apply(plane: Plane, operations: Iterable[Operation]) -> Plane:
     """HAProxy as a model: it refuses what the real one refuses."""
     servers = {slot: dict(inside) for slot, inside in plane.servers.items()}
     hosts = dict(plane.hosts)
+    asleep = set(plane.asleep)
     for operation in operations:
         match operation:
             case AddServer(slot, server):
@@ -60,7 +65,13 @@ def _apply(plane: Plane, operations: Iterable[Operation]) -> Plane:
                 hosts[host] = slot
             case DropHost(host):
                 del hosts[host]
-    return Plane(plane.slots, {slot: inside for slot, inside in servers.items() if inside}, hosts)
+            case FallAsleep(slot):
+                assert not servers.get(slot)
+                assert slot not in asleep
+                asleep.add(slot)
+            case WakeUp(slot):
+                asleep.remove(slot)
+    return Plane(plane.slots, {slot: inside for slot, inside in servers.items() if inside}, hosts, frozenset(asleep))
 
 
 @given(_planes, _planes)
@@ -106,6 +117,25 @@ def test_a_container_in_two_versions_counts_once() -> None:
     assert plane.servers == {3: {"0123456789ab": Server("0123456789ab", address, 100)}}
 
 
+def test_groups_count_instead_of_versions_where_there_are_any() -> None:
+    old, new, odd = (f"{number:012x}" for number in range(3))
+    instances = {"1.0": {old: Address("10.0.0.1", 80), new: Address("10.0.0.1", 81), odd: Address("10.0.0.1", 82)}}
+    route = Route("shop", 1, (), {"1.0": 100}, groups=(Group(90, (old,)), Group(10, (new,))))
+    plane = wanted_plane({"shop": AppState(route, instances)}, {"shop": 0}, {}, 1)
+    assert {name: server.weight for name, server in plane.servers[0].items()} == {old: 99, new: 11, odd: 0}
+
+
+def test_an_app_is_asleep_only_while_it_has_no_servers_and_its_route_says_so() -> None:
+    def asleep(policy: dict[str, object], *names: str) -> frozenset[int]:
+        instances = {"1.0": {name: Address("10.0.0.1", 80) for name in names}} if names else {}
+        state = AppState(Route("shop", 1, (), {"1.0": 100}, policy), instances)
+        return wanted_plane({"shop": state}, {"shop": 3}, {}, 4).asleep
+
+    assert asleep({"asleep": True}) == {3}
+    assert asleep({"asleep": True}, "0123456789ab") == frozenset()
+    assert asleep({}) == asleep({"asleep": False}) == asleep({"asleep": "yes"}) == frozenset()
+
+
 def test_apps_keep_their_slots_and_new_ones_get_clean_ones() -> None:
     before = {"alpha": 0, "beta": 1}
     assert slots.assign(["beta", "gamma"], before, busy=[2]) == {"beta": 1, "gamma": 3}
@@ -144,6 +174,7 @@ def test_a_plane_with_more_slots_does_not_fit() -> None:
     assert fits(Plane(4), Plane(4, hosts={"a.test": 3}))
     assert not fits(Plane(4), Plane(4, hosts={"a.test": 4}))
     assert not fits(Plane(4), Plane(5))
+    assert not fits(Plane(4), Plane(4, asleep=frozenset({4})))
 
 
 SERVERS = """1
@@ -157,7 +188,9 @@ check_result check_health check_state agent_state bk_f srv_f fqdn srv_port
 
 
 def test_listings_become_a_plane() -> None:
-    observed = observe("# name\nnewest\ns00000\ns00001\n", SERVERS, "0x55 a.test s00001\n0x56 b.test s00000\n")
+    observed = observe(
+        "# name\nnewest\ns00000\ns00001\n", SERVERS, "0x55 a.test s00001\n0x56 b.test s00000\n", "0x57 s00001 1\n"
+    )
     assert observed.plane == Plane(
         2,
         {
@@ -167,6 +200,7 @@ def test_listings_become_a_plane() -> None:
             }
         },
         {"a.test": 1, "b.test": 0},
+        frozenset({1}),
     )
     assert observed.leaving == {(1, "cccccccccccc"): Address("127.0.0.1", 18083)}
 

@@ -16,7 +16,7 @@ from gateway import contract
 from gateway.contract import Address
 from gateway.haproxy import Haproxy, HaproxyError
 from gateway.model import Plane
-from gateway.render import Frame, configuration
+from gateway.render import Frame, configuration, maps
 from gateway.tests.parts import GATEWAY, App, Gateway, Load, Publisher, until
 from gateway.tests.zookeeper import ZooKeeper, free_port
 
@@ -226,19 +226,19 @@ def test_a_refused_configuration_keeps_the_running_one(tmp_path: Path) -> None:
     directory = tmp_path / "haproxy"
     directory.mkdir()
     haproxy = Haproxy(directory, Path("/usr/sbin/haproxy"))
-    frame = Frame(Address("127.0.0.1", free_port()), 1, 500)
+    frame = Frame(Address("127.0.0.1", free_port()), 1, 500, Address("127.0.0.1", free_port()), "gw1")
     good = configuration(frame, Plane(2))
     try:
-        haproxy.start(good, "")
+        haproxy.start(good, maps(Plane(2)))
         worker = haproxy.worker
         with pytest.raises(HaproxyError, match="refused"):
-            haproxy.reload(good.replace("mode http", "mode nonsense"), "")
+            haproxy.reload(good.replace("mode http", "mode nonsense"), maps(Plane(2)))
         # Valid, but it cannot be put in force: the address is not this machine's.
         with pytest.raises(HaproxyError):
-            haproxy.reload(good.replace("bind 127.0.0.1", "bind 192.0.2.1"), "")
+            haproxy.reload(good.replace("bind 127.0.0.1", "bind 192.0.2.1"), maps(Plane(2)))
         assert haproxy.workers().current == worker
         assert (directory / "haproxy.cfg").read_text() == good
-        haproxy.reload(good, "")
+        haproxy.reload(good, maps(Plane(2)))
         assert haproxy.worker != worker
     finally:
         haproxy.stop(0)

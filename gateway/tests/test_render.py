@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from gateway import cli, contract
 from gateway.contract import Address, ContractError
 from gateway.model import Plane, Server
-from gateway.render import Frame, configuration, host_map, pages
+from gateway.render import Frame, configuration, maps, pages
 
 GOLDEN = Path(__file__).with_name("golden.cfg")
-FRAME = Frame(Address("127.0.0.1", 8080), 2, 4000)
+FRAME = Frame(Address("127.0.0.1", 8080), 2, 4000, Address("127.0.0.1", 9514), "gw-1")
 PLANE = Plane(
     3,
     {
@@ -25,7 +25,8 @@ PLANE = Plane(
         },
         2: {"cccccccccccc": Server("cccccccccccc", Address("fd00::1", 31000), 0)},
     },
-    {"shop.example.com": 0, "blog.example.com": 2},
+    {"shop.example.com": 0, "blog.example.com": 2, "idle.example.com": 1},
+    frozenset({1}),
 )
 
 
@@ -34,13 +35,16 @@ def test_the_configuration_is_the_golden_one() -> None:
     assert configuration(FRAME, PLANE) == GOLDEN.read_text()
 
 
-def test_the_map_names_backends() -> None:
-    assert host_map(PLANE) == "blog.example.com s00002\nshop.example.com s00000\n"
+def test_the_maps_name_backends() -> None:
+    assert maps(PLANE) == {
+        "host.map": "blog.example.com s00002\nidle.example.com s00001\nshop.example.com s00000\n",
+        "asleep.map": "s00001 1\n",
+    }
 
 
 @pytest.mark.real
 def test_haproxy_takes_the_golden_configuration(tmp_path: Path) -> None:
-    for name, text in {**pages(), "host.map": host_map(PLANE), "haproxy.cfg": configuration(FRAME, PLANE)}.items():
+    for name, text in {**pages(), **maps(PLANE), "haproxy.cfg": configuration(FRAME, PLANE)}.items():
         (tmp_path / name).write_text(text, newline="")
     command = ["/usr/sbin/haproxy", "-c", "-f", "haproxy.cfg"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
@@ -56,7 +60,7 @@ def test_the_503_page_is_one_http_response() -> None:
 @pytest.mark.parametrize("name", ["a b", "a\nb", "a;b", "", "-a", "a#b", "a'b", 'a"b', "a\\b", "A"])
 def test_text_that_haproxy_would_read_otherwise_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="not fit"):
-        host_map(Plane(1, {}, {name: 0}))
+        maps(Plane(1, {}, {name: 0}))
     with pytest.raises(ValueError, match="not fit"):
         configuration(FRAME, Plane(1, {0: {name: Server(name, Address("10.0.0.1", 1), 1)}}))
 
@@ -67,7 +71,7 @@ def test_a_host_name_is_safe_wherever_it_goes(text: str) -> None:
         name = contract.host_name(text)
     except ContractError:
         return
-    assert host_map(Plane(1, {}, {name: 0})) == f"{name} s00000\n"
+    assert maps(Plane(1, {}, {name: 0}))["host.map"] == f"{name} s00000\n"
 
 
 @given(st.one_of(st.text(), st.from_regex(r"\A\[[0-9a-f:]{2,20}%.{0,10}\]:[0-9]{1,5}\Z")))

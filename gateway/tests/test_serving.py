@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -63,10 +65,13 @@ def test_a_request_in_progress_finishes_when_its_instance_is_removed(
     waiting.start()
     assert one.entered.wait(10)
     publisher.await_served(publisher.publish("shop", {"1.0": _instances(two)}))
+    # As soon as it is acknowledged, so that nobody stops the instance in between.
+    assert gateway.traffic("shop").busy == {one.container: 1}
     assert gateway.get("shop.test") == (200, "two")
     one.gate.set()
     waiting.join(10)
     assert answers == [(200, "one")]
+    until(lambda: gateway.traffic("shop").busy == {}, "the last request to be noticed")
 
 
 def test_a_client_that_sticks_to_an_instance_leaves_it_too(
@@ -110,6 +115,40 @@ def test_an_unknown_host_is_404_and_an_app_without_instances_503(
     assert client.get("empty.test")[0] == 404
 
 
+def test_an_app_that_is_scaled_to_zero_says_so_until_it_has_an_instance(
+    gateway: Gateway, publisher: Publisher, make_app: Make
+) -> None:
+    one = make_app("one")
+    client = Client(gateway.port)
+    publisher.await_served(publisher.publish("shop", {"1.0": _instances(one)}))
+    worker = gateway.status()["haproxy_worker_pid"]
+    publisher.await_served(publisher.publish("shop", {}, {"1.0": 100}, policy={"asleep": True}))
+    status, body, headers = client.fetch("shop.test")
+    assert (status, headers["retry-after"], headers["cache-control"]) == (503, "60", "no-store")
+    assert headers["content-type"] == "text/html; charset=utf-8"
+    assert "scaled to zero instances" in body
+    # An instance that is still there, or there again, answers whatever the policy says.
+    publisher.await_served(publisher.publish("shop", {"1.0": _instances(one)}, policy={"asleep": True}))
+    assert client.get("shop.test") == (200, "one")
+    publisher.await_served(publisher.publish("shop", {}, {"1.0": 100}))
+    assert "Not available right now" in client.get("shop.test")[1]
+    assert gateway.status()["haproxy_worker_pid"] == worker
+
+
+def test_an_app_sleeps_on_over_a_restart_of_haproxy(gateway: Gateway, publisher: Publisher, make_app: Make) -> None:
+    publisher.await_served(publisher.publish("shop", {}, {"1.0": 100}, policy={"asleep": True}))
+    killed = gateway.status()["haproxy_pid"]
+    os.kill(killed, signal.SIGKILL)
+    until(lambda: gateway.status().get("haproxy_pid") not in (0, killed), "HAProxy is back", 10)
+    until(lambda: gateway.serves("shop.test", 503), "it answers again", 10)
+    assert "scaled to zero" in gateway.get("shop.test")[1]
+    # What was read from the file can be taken back at run time.
+    publisher.await_served(publisher.publish("shop", {"1.0": _instances(make_app("one"))}))
+    assert gateway.get("shop.test") == (200, "one")
+    publisher.await_served(publisher.publish("shop", {}, {"1.0": 100}))
+    assert "Not available right now" in gateway.get("shop.test")[1]
+
+
 def test_a_dead_instance_is_passed_over(gateway: Gateway, publisher: Publisher, make_app: Make) -> None:
     one, two = make_app("one"), make_app("two")
     publisher.await_served(publisher.publish("shop", {"1.0": _instances(one, two)}))
@@ -133,6 +172,22 @@ def test_versions_get_their_shares(gateway: Gateway, publisher: Publisher, make_
     assert share({"1.0": 90, "2.0": 10}) == pytest.approx(20, abs=6)
     assert share({"1.0": 50, "2.0": 50}) == pytest.approx(100, abs=6)
     assert share({"1.0": 0, "2.0": 100}) == 200
+
+
+def test_two_releases_of_one_version_get_shares_of_their_own(
+    gateway: Gateway, publisher: Publisher, make_app: Make
+) -> None:
+    old, new = make_app("old"), make_app("new")
+    client = Client(gateway.port)
+
+    def share(of_old: int, of_new: int) -> int:
+        groups = (contract.Group(of_old, (old.container,)), contract.Group(of_new, (new.container,)))
+        publisher.await_served(publisher.publish("shop", {"1.0": _instances(old, new)}, groups=groups))
+        return sum(client.get("shop.test")[1] == "new" for _ in range(200))
+
+    assert share(100, 0) == 0
+    assert share(90, 10) == pytest.approx(20, abs=6)
+    assert share(0, 100) == 200
 
 
 def test_a_client_cannot_say_where_it_comes_from(gateway: Gateway, publisher: Publisher, make_app: Make) -> None:

@@ -121,14 +121,27 @@ ENVIRONMENT = {
 def test_settings_are_read_and_the_password_is_not_shown() -> None:
     settings = Settings.from_environment(ENVIRONMENT)
     assert settings.status_bind == Address("::1", 8081)
+    assert (settings.log_bind, settings.stats_advertise) == (Address("127.0.0.1", 9514), "[::1]:8081")
     assert settings.spare_slots == 16
     assert settings.max_connections >= 100
     assert "long-password" not in repr(settings)
 
 
+def test_where_counters_are_read_is_told_unless_nobody_could_connect_there() -> None:
+    anywhere = {**ENVIRONMENT, "BERTH_GATEWAY_STATUS_BIND": "0.0.0.0:8081"}
+    assert Settings.from_environment(anywhere).stats_advertise == ""
+    told = {**anywhere, "BERTH_GATEWAY_STATS_ADVERTISE": "10.0.0.7:8081"}
+    assert Settings.from_environment(told).stats_advertise == "10.0.0.7:8081"
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("BERTH_GATEWAY_LOG_BIND", "0.0.0.0:9514"),
+        ("BERTH_GATEWAY_LOG_BIND", "10.0.0.7:9514"),
+        ("BERTH_GATEWAY_LOG_BIND", "localhost:9514"),
+        ("BERTH_GATEWAY_STATS_ADVERTISE", "gateway.test:8081"),
+        ("BERTH_GATEWAY_STATS_ADVERTISE", "[::]:8081"),
         ("BERTH_GATEWAY_ID", ""),
         ("BERTH_GATEWAY_ID", "Bad_Id"),
         ("BERTH_GATEWAY_DIR", "relative"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.weights import MOST, server_weights
+from gateway.contract import Group
+from gateway.weights import MOST, group_weights, server_weights
 
 _shares = st.integers(0, 100)
 _counts = st.integers(0, 60)
@@ -67,3 +68,21 @@ def test_instances_of_a_version_weigh_the_same_but_for_one(app: dict[str, tuple[
     for names in instances.values():
         values = [weights[name] for name in names]
         assert not values or max(values) - min(values) <= 1
+
+
+def test_groups_get_their_shares_and_what_no_group_names_gets_nothing() -> None:
+    groups = (Group(95, ("a", "b")), Group(5, ("c", "gone")), Group(0, ("d",)))
+    weights = group_weights(groups, ["a", "b", "c", "d", "e"])
+    assert weights == {"a": 95, "b": 95, "c": 10, "d": 0, "e": 0}
+    assert weights["c"] / sum(weights.values()) == 0.05
+
+
+def test_a_group_without_instances_gives_its_share_to_the_others() -> None:
+    assert group_weights((Group(50, ("a",)), Group(50, ("gone",))), ["a"]) == {"a": 100}
+
+
+@given(_apps)
+def test_groups_weigh_what_versions_would(app: dict[str, tuple[int, int]]) -> None:
+    weights, instances = _weights(app)
+    groups = [Group(share, tuple(instances[tag])) for tag, (share, _) in app.items()]
+    assert group_weights(groups, weights.keys()) == weights

@@ -5,12 +5,16 @@ from __future__ import annotations
 from django.urls import include, path, re_path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
+from portal.api import streams, tenants
 from portal.api.errors import api_not_found
 
 urlpatterns = [
     path("schema/", SpectacularAPIView.as_view(), name="schema"),
     path("docs/", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
     path("registry/", include("apps.registry.api.urls")),
+    path("v1/tenants/<slug:slug>/", tenants.TenantDetail.as_view(), name="api-tenant"),
+    path("v1/tenants/<slug:slug>/events/stream/", streams.TenantStream.as_view(), name="api-tenant-stream"),
+    path("v1/apps/<slug:slug>/events/stream/", streams.AppStream.as_view(), name="api-app-stream"),
     path("v1/", include("apps.tenants.api.urls")),
     path("v1/", include("apps.deployments.api.urls")),
     path("v1/", include("apps.hosts.api.urls")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +229,8 @@ ROLLOUT_DEADLINE_S = env.int("BERTH_ROLLOUT_DEADLINE", default=180)
 START_DEADLINE_S = env.int("BERTH_START_DEADLINE", default=120)
 READY_DEADLINE_S = env.int("BERTH_READY_DEADLINE", default=60)
 DRAIN_DEADLINE_S = env.int("BERTH_DRAIN_DEADLINE", default=15)
+# So long an instance that gets no new requests may go on with those that it has, before its stop signal.
+DRAIN_REQUESTS_S = env.int("BERTH_DRAIN_REQUESTS", default=30)
 # A host whose engine does not answer for so long takes nothing more; then what it holds is placed elsewhere.
 HOST_SUSPECT_AFTER_S = env.int("BERTH_HOST_SUSPECT_AFTER", default=4)
 HOST_DOWN_AFTER_S = env.int("BERTH_HOST_DOWN_AFTER", default=9)
@@ -237,13 +240,27 @@ HOST_JOIN_DEADLINE_S = env.int("BERTH_HOST_JOIN_DEADLINE", default=900)
 PORT_QUARANTINE_S = env.int("BERTH_PORT_QUARANTINE", default=30)
 PORT_LEASE_S = env.int("BERTH_PORT_LEASE", default=86400)
 GATEWAY_LEASE_S = env.int("BERTH_GATEWAY_LEASE", default=60)
+# A deletion that waits for something so long says for what, by an event, and again each time that this has passed.
+DELETE_DEADLINE_S = env.int("BERTH_DELETE_DEADLINE", default=300)
+# How long events are kept, and how many of one app at most.
+EVENT_DAYS = env.int("BERTH_EVENT_DAYS", default=90)
+EVENTS_PER_APP = env.int("BERTH_EVENTS_PER_APP", default=10_000)
+# Event streams that one person may have open in each web process.
+STREAMS_PER_USER = env.int("BERTH_STREAMS_PER_USER", default=10)
 PROBE_FAILURES = env.int("BERTH_PROBE_FAILURES", default=3)
+PROBE_SHARDS = env.int("BERTH_PROBE_SHARDS", default=1)
+# So many hosts are followed by one watcher at most: each has a thread and a connection.
+WATCH_HOSTS = env.int("BERTH_WATCH_HOSTS", default=200)
+# Days that a failure capsule is kept; of each app the newest 20 are, in any case.
+CAPSULE_DAYS = env.int("BERTH_CAPSULE_DAYS", default=14)
 # So long a worker's hold on a row outlives the worker.
 LEASE_S = env.float("BERTH_LEASE", default=10)
 #: Where tests say at which lines a process is to die (apps.core.failpoints); read by dev and test only.
 FAILPOINTS_FILE = ""
 
 DJANGO_STRUCTLOG_CELERY_ENABLED = True
+# A reader of an event stream that goes is nothing to worry about.
+DJANGO_STRUCTLOG_REQUEST_CANCELLED_LOG_LEVEL = logging.INFO
 LOGGING_CONFIG = "logging.config.dictConfig"
 LOGGING = logging_config(json=env.bool("BERTH_LOG_JSON", default=True), level=env.str("BERTH_LOG_LEVEL", "INFO"))
 structlog.configure(

@@ -1,6 +1,6 @@
 """What the pages read, each in a fixed number of queries. Everything starts from what the viewer may see.
 
-Neither env nor hosts' secrets are loaded: both stand encrypted, and no page shows them.
+Neither env nor hosts' secrets are loaded: both stand encrypted, and of an env only settings are ever shown.
 """
 
 from __future__ import annotations
@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
+from uuid import UUID
 
-from django.db.models import Case, Count, OuterRef, QuerySet, Subquery, Sum, When
+from django.db.models import Case, Count, Exists, F, OuterRef, Q, QuerySet, Subquery, Sum, When
 from django.utils.functional import cached_property
 
 from apps.core.models import Event
-from apps.deployments.models import App, Instance, Release, ReplicaSet, Rollout
+from apps.deployments.models import App, Instance, ReplicaSet, Rollout
 from apps.deployments.selectors import (
     app_url,
     apps_with_counts,
     events_of,
     instances_of,
-    releases_of,
     rollouts_of,
     versions_of_app,
 )
@@ -36,6 +36,8 @@ VERSIONS_OFFERED = 200
 ROLLOUTS_SHOWN = 8
 EVENTS_SHOWN = 15
 
+#: More than an app will ever have rollouts.
+FAR = 1_000_000_000
 HEALTHY = Instance.Status.HEALTHY
 
 
@@ -54,8 +56,11 @@ class AppRow:
 def app_rows(viewer: Viewer) -> QuerySet[App]:
     """What ``app_row`` needs; a query set, so that the list can be cut into pages."""
     wanted = ReplicaSet.objects.filter(app=OuterRef("pk"), wanted__gt=0).order_by()
-    latest = Rollout.objects.filter(app=OuterRef("pk")).order_by("-number")
-    serving = ReplicaSet.objects.filter(app=OuterRef("pk"), wanted__gt=0).order_by("-weight", "-pk")
+    # What is under way, before what waits behind it, says what goes on; where nothing is open, the latest does.
+    order = Case(When(status__in=Rollout.OPEN, then=F("number") - FAR), default=-F("number"))
+    latest = Rollout.objects.filter(app=OuterRef("pk")).order_by(order)
+    serving = ReplicaSet.objects.filter(Q(wanted__gt=0) | Q(weight__gt=0), app=OuterRef("pk"))
+    serving = serving.order_by("-weight", "-wanted", "-pk")
     rows: QuerySet[App] = apps_with_counts(viewer).annotate(
         instances_held=Subquery(
             Instance.objects.filter(app=OuterRef("pk"), released=False)
@@ -68,6 +73,7 @@ def app_rows(viewer: Viewer) -> QuerySet[App]:
         rollout_last=Subquery(latest.values("status")[:1]),
         rollout_target=Subquery(latest.values("target")[:1]),
         version_tag=Subquery(serving.values("release__version__tag")[:1]),
+        is_asleep=Exists(ReplicaSet.objects.filter(app=OuterRef("pk"), weight__gt=0, wanted=0)),
     )
     return rows
 
@@ -81,29 +87,35 @@ def app_row(app: App) -> AppRow:
         held=read["instances_held"] or 0,
         last=read["rollout_last"] or "",
         removal=read["rollout_last"] is not None and read["rollout_target"] is None,
+        deleting=app.deleting_at is not None,
+        asleep=read["is_asleep"],
     )
     return AppRow(app, state_of(facts), facts.ready, facts.wanted, read["version_tag"] or "", app_url(app))
 
 
 def creatable_in(viewer: Viewer) -> list[Tenant]:
     """The tenants in which the viewer may create apps. People are members of few tenants, so each is asked."""
-    return [tenant for tenant in tenants_visible_to(viewer) if may_create_apps(viewer, tenant)]
+    open_now = tenants_visible_to(viewer).filter(deleting_at=None)
+    return [tenant for tenant in open_now if may_create_apps(viewer, tenant)]
 
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """What the viewer may do with one app."""
+    """What the viewer may do with one app; one that is being deleted is only looked at."""
 
     role: str
     push: bool
     deploy: bool
+    manage: bool
 
     @classmethod
     def of(cls, viewer: Viewer, app: App) -> Rights:
+        stays = app.deleting_at is None
         return cls(
             role=role_in(viewer, app.tenant_id) or "",
-            push=allows(viewer, Action.PUSH, app),
-            deploy=allows(viewer, Action.DEPLOY, app),
+            push=stays and allows(viewer, Action.PUSH, app),
+            deploy=stays and allows(viewer, Action.DEPLOY, app),
+            manage=stays and allows(viewer, Action.MANAGE, app),
         )
 
 
@@ -119,6 +131,8 @@ class InstanceRow:
 
 @dataclass(frozen=True, slots=True)
 class RolloutView:
+    """``share`` is the target's, in per cent; ``position`` says how many are before one that waits."""
+
     rollout: Rollout
     open: bool
     removal: bool
@@ -126,6 +140,8 @@ class RolloutView:
     release: int
     ready: int
     wanted: int
+    share: int
+    position: int
 
 
 @dataclass
@@ -139,21 +155,33 @@ class AppLive:
     versions: list[Version] = field(init=False)
     more_versions: bool = field(init=False)
     rollouts: list[RolloutView] = field(init=False)
+    open: list[RolloutView] = field(init=False)
     events: list[Event] = field(init=False)
     running_tags: set[str] = field(init=False)
     ready: int = field(init=False)
     wanted: int = field(init=False)
+    asleep: bool = field(init=False)
+    scale: int | None = field(init=False)
     placement_retry_at: datetime | None = field(init=False)
     held: int = field(init=False)
 
     def __post_init__(self) -> None:
         app = self.app
         sets = list(
-            app.replica_sets.filter(wanted__gt=0).values_list("pk", "wanted", "release__version__tag", "retry_at")
+            app.replica_sets.filter(Q(wanted__gt=0) | Q(weight__gt=0)).values_list(
+                "wanted", "weight", "release__version__tag", "retry_at", "release__is_global", "retiring_until"
+            )
         )
-        self.wanted = sum(wanted for _, wanted, _, _ in sets)
-        self.placement_retry_at = min((at for *_, at in sets if at is not None), default=None)
-        self.running_tags = {tag for _, _, tag, _ in sets}
+        self.wanted = sum(wanted for wanted, *_ in sets)
+        # As app_scale sees it: what has the traffic, if only as far as the database goes.
+        served = [one for one in sets if one[1] and one[5] is None]
+        self.asleep = bool(served) and not self.wanted
+        # None where there is nothing to scale: a global app has as many as there are hosts.
+        self.scale = None
+        if served and not any(one[4] for one in served):
+            self.scale = max(served, key=lambda one: one[1])[0]
+        self.placement_retry_at = min((one[3] for one in sets if one[0] and one[3] is not None), default=None)
+        self.running_tags = {tag for wanted, _, tag, *_ in sets if wanted}
         self._count()
         rows = instances_of(app).select_related(None).select_related("replica_set__release__version")
         rows = rows.defer("replica_set__release__env")
@@ -169,6 +197,9 @@ class AppLive:
         self.versions, self.more_versions = versions[:VERSIONS_SHOWN], len(versions) > VERSIONS_SHOWN
         rollouts = rollouts_of(app).defer("target__release__env")[:ROLLOUTS_SHOWN]
         self.rollouts = [self._rollout(one) for one in rollouts]
+        # The one under way is before all that wait, and may be older than those that are listed.
+        waiting = rollouts_of(app).filter(status__in=Rollout.OPEN).defer("target__release__env").order_by("number")
+        self.open = [self._rollout(one, position) for position, one in enumerate(waiting)]
         self.events = list(events_of(app)[:EVENTS_SHOWN])
 
     def _count(self) -> None:
@@ -183,7 +214,7 @@ class AppLive:
                 self._ready_of[set_id] = self._ready_of.get(set_id, 0) + number
         self.ready = sum(self._ready_of.values())
 
-    def _rollout(self, rollout: Rollout) -> RolloutView:
+    def _rollout(self, rollout: Rollout, position: int = 0) -> RolloutView:
         release = rollout.target.release if rollout.target else None
         return RolloutView(
             rollout=rollout,
@@ -193,6 +224,8 @@ class AppLive:
             release=release.number if release else 0,
             ready=self._ready_of.get(rollout.target_id or 0, 0),
             wanted=rollout.instances,
+            share=rollout.target.weight if rollout.target else 0,
+            position=position,
         )
 
     @cached_property
@@ -201,7 +234,7 @@ class AppLive:
 
     @cached_property
     def state(self) -> AppState:
-        last = self.latest
+        last = self.open[0] if self.open else self.latest
         return state_of(
             Facts(
                 ready=self.ready,
@@ -209,8 +242,24 @@ class AppLive:
                 held=self.held,
                 last=last.rollout.status if last else "",
                 removal=last.removal if last else False,
+                deleting=self.app.deleting_at is not None,
+                asleep=self.asleep,
             )
         )
+
+    @cached_property
+    def culprit(self) -> UUID | None:
+        """The instance of the latest rollout that ended badly last, and whose capsule there is to read."""
+        if self.latest is None or self.latest.rollout.target_id is None:
+            return None
+        rows = self.app.instances.filter(replica_set_id=self.latest.rollout.target_id, capsule__isnull=False)
+        uid: UUID | None = (
+            rows.filter(status__in=(Instance.Status.FAILED, Instance.Status.UNHEALTHY))
+            .order_by("-status_since")
+            .values_list("uid", flat=True)
+            .first()
+        )
+        return uid
 
     @property
     def url(self) -> str:
@@ -218,17 +267,12 @@ class AppLive:
 
     @property
     def undeployable(self) -> bool:
-        return bool(self.held or self.wanted)
+        return bool(self.held or self.wanted or self.asleep)
 
 
 def _instance_row(instance: Instance, hosts: dict[int, int]) -> InstanceRow:
     release = instance.replica_set.release
     return InstanceRow(instance, release.version.tag, release.number, hosts.get(instance.host_id, 0))
-
-
-def last_release(app: App) -> Release | None:
-    """With its env: the form names the variables that it keeps, never their values."""
-    return releases_of(app).first()
 
 
 def version_tags(app: App) -> list[str]:

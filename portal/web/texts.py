@@ -9,6 +9,7 @@ from django.utils.translation import get_language
 from django.utils.translation import gettext_lazy as _
 
 from apps.core.errors import BerthError
+from apps.deployments.models import NoLog
 
 Text = str | Promise
 
@@ -19,9 +20,11 @@ APP_STATES: Final[dict[str, tuple[Text, str]]] = {
     "running": (_("running"), "good"),
     "degraded": (_("degraded"), "warn"),
     "down": (_("down"), "bad"),
+    "asleep": (_("asleep"), "quiet"),
     "undeploying": (_("undeploying"), "busy"),
     "failed": (_("deploy failed"), "bad"),
     "stopped": (_("stopped"), "quiet"),
+    "deleting": (_("being deleted"), "busy"),
 }
 INSTANCE_STATUSES: Final[dict[str, tuple[Text, str]]] = {
     "placed": (_("placed"), "busy"),
@@ -35,7 +38,7 @@ INSTANCE_STATUSES: Final[dict[str, tuple[Text, str]]] = {
     "lost": (_("lost"), "bad"),
 }
 ROLLOUT_STATUSES: Final[dict[str, tuple[Text, str]]] = {
-    "pending": (_("pending"), "busy"),
+    "pending": (_("waiting"), "quiet"),
     "progressing": (_("in progress"), "busy"),
     "paused": (_("paused"), "warn"),
     "succeeded": (_("succeeded"), "good"),
@@ -63,6 +66,8 @@ SCOPES: Final[dict[str, Text]] = {
 #: code -> a sentence with the next step. Shown alone where the service's own sentence can't be shown, and before
 #: that sentence where the reader's language is not English, in which the services speak.
 CODES: Final[dict[str, Text]] = {
+    "apps.confirm_needed": _("Type the app's name to say that you mean it."),
+    "apps.deleting": _("The app is being deleted: nothing of it can be changed any more."),
     "apps.not_deployed": _("The app runs nothing that could be undeployed."),
     "apps.not_found": _("There is no such app that you can see."),
     "conflict": _("This does not go together with what happens right now. Look again, then retry."),
@@ -73,6 +78,7 @@ CODES: Final[dict[str, Text]] = {
     "engine.moved": _("The host's container engine was replaced. The platform will place the instance anew."),
     "engine.start_overdue": _("It could not be started in time. The platform will place the instance anew."),
     "engine.unreachable": _("The host could not be reached. The platform will place the instance anew."),
+    "events.too_many_streams": _("You have too many event streams open. Close one first."),
     "explanations.not_found": _("There is no such explanation. Only the newest of an app are kept."),
     "host.name_taken": _("A container of this name was in the way on the host. The platform will try again."),
     "host.networks_exhausted": _("The host has no network left for your tenant. Tell the platform's operators."),
@@ -90,12 +96,14 @@ CODES: Final[dict[str, Text]] = {
     "image.denied": _("The registry refused the pull of the image. Tell the platform's operators."),
     "image.not_found": _("The registry has no such image any more. Push it again, then deploy."),
     "image.unavailable": _("The image could not be pulled. Look whether the registry is up, then deploy again."),
-    "instance.exited": _("The process ended by itself. Look at the exit code, and run the image on your machine."),
+    "instance.exited": _("The process ended by itself. Its exit code and the last lines that it wrote say why."),
     "host.lost": _("Its host does not answer any more. It is being replaced on another one."),
     "instance.never_ready": _("It never answered its check. It must listen on $PORT and answer the health path."),
     "instance.out_of_memory": _("It used more memory than it has. Deploy with more memory."),
-    "instance.unhealthy": _("It stopped answering its health check and is being replaced."),
+    "instance.unhealthy": _("It stopped answering its health check."),
     "instance.vanished": _("Its container is gone from its host. It is being replaced."),
+    "instances.no_capsule": _("There is nothing to read of how this instance ended."),
+    "instances.not_found": _("The app has no such instance."),
     "not_found": _("There is no such thing that you can see."),
     "permission.denied": _("Your role does not allow this. Ask an owner or admin of the tenant."),
     "placement.contended": _("The cluster was too busy to place this. Try again."),
@@ -127,6 +135,10 @@ CODES: Final[dict[str, Text]] = {
     "rollout.slower": _("The new version answered more slowly than the old one."),
     "slug.invalid": _("The name can't be used: small letters, digits and single hyphens, a letter first."),
     "slug.taken": _("The name is taken. App names are unique in the platform; pick another one."),
+    "tenants.confirm_needed": _("Type the tenant's name to say that you mean it."),
+    "tenants.deleting": _("The tenant is being deleted: nothing can be made in it any more."),
+    "tenants.has_apps": _("The tenant has apps. Delete them first, or say that they all go with it."),
+    "tenants.has_hosts": _("Hosts are dedicated to the tenant. Ask the platform's operators to give them away first."),
     "tenants.not_found": _("There is no such tenant that you are a member of."),
     "tokens.invalid": _("The token can't be made like this."),
     "tokens.not_found": _("You have no such token."),
@@ -134,11 +146,17 @@ CODES: Final[dict[str, Text]] = {
 }
 EVENTS: Final[dict[str, Text]] = {
     "app.created": _("App created"),
+    "app.delete_waits": _("Deletion waits"),
+    "app.deleted": _("App deleted"),
+    "app.deleting": _("Deletion begun"),
     "instance.failed": _("Instance failed"),
     "instance.lost": _("Instance lost"),
     "instance.ready": _("Instance ready"),
+    "instance.removed": _("Instance removed"),
+    "instance.restarting": _("Instance restarts"),
     "instance.stopped": _("Instance stopped"),
     "instance.unhealthy": _("Instance unhealthy"),
+    "instance.unready": _("Instance not ready"),
     "placement.waiting": _("Waiting for room"),
     "rollout.cancelled": _("Rollout cancelled"),
     "rollout.failed": _("Rollout failed"),
@@ -151,9 +169,50 @@ EVENTS: Final[dict[str, Text]] = {
     "rollout.started": _("Rollout started"),
     "rollout.succeeded": _("Rollout succeeded"),
     "rollout.superseded": _("Rollout superseded"),
+    "tenant.delete_waits": _("Deletion of the tenant waits"),
+    "tenant.deleted": _("Tenant deleted"),
+    "tenant.deleting": _("Deletion of the tenant begun"),
     "undeploy.started": _("Undeploy started"),
     "version.pushed": _("Version pushed"),
 }
+
+#: What it means that this signal ended it.
+SIGNALS: Final[dict[str, Text]] = {
+    "SIGABRT": _("It gave up by itself, after an error in its own state. Its last lines mostly say which."),
+    "SIGBUS": _("It read memory that is not there, such as a file that became shorter meanwhile."),
+    "SIGFPE": _("It divided by zero or the like: a fault in the program."),
+    "SIGILL": _("It has instructions that this processor does not know. Build the image for the hosts' processor."),
+    "SIGINT": _("It was interrupted, or interrupted itself."),
+    "SIGKILL": _("It was killed from outside. If it was near the limit of its memory, deploy with more."),
+    "SIGPIPE": _("It wrote to a connection that the other side had closed, and did not expect that."),
+    "SIGSEGV": _("It reached into memory that is not its own: a fault in the program or a library of it."),
+    "SIGTERM": _("It was asked to end, from inside its container or by the host's engine, and not by you."),
+}
+#: What these exit codes mean nearly everywhere.
+EXIT_CODES: Final[dict[int, Text]] = {
+    0: _("It ended as if all were done. A service must stay in the foreground: it must not start a daemon and end."),
+    1: _("It found an error that it could not go on with. Its last lines mostly say which."),
+    2: _("Mostly: an option or an argument of its command is wrong."),
+    126: _("Its command is there, but could not be run: is it executable, and is it a program?"),
+    127: _("A command was not found. Look whether the image has it, and at PATH."),
+}
+OUT_OF_MEMORY: Final[Text] = _("The kernel ended it, since it used more memory than the release has. Deploy with more.")
+#: Why a capsule has no log.
+NO_LOGS: Final[dict[str, Text]] = {
+    NoLog.NEVER_STARTED: _("Its container never started, so it wrote nothing."),
+    NoLog.WROTE_NOTHING: _("It wrote nothing to its standard output or standard error."),
+    NoLog.GONE: _("Its container was gone before its log could be read."),
+    NoLog.HOST_SILENT: _("Its host does not answer, so its log could not be read."),
+    NoLog.ENGINE_FAILED: _("Its host's container engine did not give its log."),
+}
+
+
+def exit_meaning(exit_code: int | None, signal: str, *, out_of_memory: bool) -> str:
+    """What to make of how a process ended; empty where there is nothing to say."""
+    if out_of_memory:
+        return str(OUT_OF_MEMORY)
+    return str(SIGNALS.get(signal, "") or ("" if exit_code is None else EXIT_CODES.get(exit_code, "")))
+
 
 #: Why a host takes no instance, as apps.deployments.scheduler.filters says it.
 REASONS: Final[dict[str, Text]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.contrib.auth.views import LogoutView
 from django.urls import include, path
 
-from portal.web.views import account, app, apps, login, placement
+from portal.web.views import account, app, apps, deleting, instance, login, placement, releases, rollouts
 
 app_name = "web"
 
@@ -20,7 +20,18 @@ urlpatterns = [
     path("apps/<slug:slug>/live", app.app_live, name="app-live"),
     path("apps/<slug:slug>/deploy", app.app_deploy, name="app-deploy"),
     path("apps/<slug:slug>/rollouts/<int:number>/cancel", app.rollout_cancel_page, name="rollout-cancel"),
+    path("apps/<slug:slug>/instances/<uuid:uid>/", instance.instance_page, name="instance"),
+    path("apps/<slug:slug>/rollouts/<int:number>/", rollouts.rollout_page, name="rollout"),
+    path("apps/<slug:slug>/rollouts/<int:number>/live", rollouts.rollout_live, name="rollout-live"),
+    path("apps/<slug:slug>/rollouts/<int:number>/pause", rollouts.rollout_pause_now, name="rollout-pause"),
+    path("apps/<slug:slug>/rollouts/<int:number>/continue", rollouts.rollout_continue_now, name="rollout-continue"),
+    path("apps/<slug:slug>/releases/", releases.releases_page, name="releases"),
+    path("apps/<slug:slug>/releases/diff", releases.release_diff_page, name="release-diff"),
+    path("apps/<slug:slug>/releases/<int:number>/rollback", releases.rollback_page, name="rollback"),
+    path("apps/<slug:slug>/scale", app.scale, name="app-scale"),
     path("apps/<slug:slug>/undeploy", app.app_undeploy, name="app-undeploy"),
+    path("apps/<slug:slug>/delete", deleting.app_delete_page, name="app-delete"),
+    path("tenants/<slug:slug>/delete", deleting.tenant_delete_page, name="tenant-delete"),
     path("apps/<slug:slug>/placement", placement.placement_page, name="placement"),
     path("apps/<slug:slug>/placement/<int:pk>", placement.explanation_page, name="explanation"),
     path("account/", account.account, name="account"),

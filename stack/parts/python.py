@@ -1,4 +1,4 @@
-"""Berth's own processes: the portal, the Celery worker and beat, and the gateway's agent."""
+"""Berth's own processes: the portal, the Celery workers and beat, the watcher, and the gateway's agent."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def web(env: Environment, *, workers: int = 2) -> Part:
 
 
 def worker(env: Environment, *, concurrency: int = 2) -> Part:
-    """The loop: sweeps, checks, apps, discovery. Quick tasks that wait for no engine."""
+    """The loop: sweeps, apps, discovery. Quick tasks that wait for no engine."""
     return _worker(env, "worker", "celery", concurrency)
 
 
@@ -79,6 +79,11 @@ def engines_worker(env: Environment, *, concurrency: int = 16) -> Part:
 def hosts_worker(env: Environment, *, concurrency: int = 16) -> Part:
     """What looks at hosts: a thread each, since one that hangs holds its thread until the time-out."""
     return _worker(env, "hosts-worker", "hosts", concurrency, "--pool=threads")
+
+
+def probes_worker(env: Environment, *, concurrency: int = 8) -> Part:
+    """Asks instances how they are: one thread for each shard at work, and one for each that waits for late answers."""
+    return _worker(env, "probes", "probes", concurrency, "--pool=threads")
 
 
 def _worker(env: Environment, part: str, queue: str, concurrency: int, *more: str) -> Part:
@@ -150,6 +155,24 @@ def beat(env: Environment) -> Part:
         cwd=ROOT,
         after=("redis", "web"),
         prepare=prepare,
+        autorestart=True,
+        start_wait_s=60,
+    )
+
+
+def watcher(env: Environment) -> Part:
+    """Follows the engines' events."""
+    heartbeat = env.part_directory("watcher") / "heartbeat"
+
+    return Part(
+        name="watcher",
+        argv=[sys.executable, str(ROOT / "manage.py"), "watch_engines", f"--heartbeat={heartbeat}"],
+        # It listens on nothing; the file says that it took its part of the hosts.
+        ready=heartbeat.exists,
+        env=env.variables(),
+        cwd=ROOT,
+        after=("redis", "web"),
+        prepare=lambda: heartbeat.unlink(missing_ok=True),
         autorestart=True,
         start_wait_s=60,
     )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import time
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import Any
 
 from apps.hosts.engines import builder
-from apps.hosts.engines.base import ContainerSpec, EngineAddress, ImageRef, Limits
+from apps.hosts.engines.base import CommandResult, ContainerSpec, EngineAddress, ImageRef, Limits
 from apps.hosts.engines.connect import HostEngine, connect
 from apps.hosts.engines.memory import FLEET, RUNS, Behaviour, Failure, MemoryHost
 from tests.contract.dockerd import Dockerd
@@ -72,8 +73,16 @@ class Harness(ABC):
     def environment(self, spec: ContainerSpec) -> dict[str, str]: ...
 
     @abstractmethod
+    def processes(self, spec: ContainerSpec, name: str) -> int:
+        """How many processes of this name run in the container."""
+
+    @abstractmethod
     def kill(self, spec: ContainerSpec) -> None:
         """The container's process ends by SIGKILL."""
+
+    @abstractmethod
+    def now(self) -> float:
+        """The engine's clock, as events have it."""
 
     @abstractmethod
     def networks(self) -> set[str]: ...
@@ -86,6 +95,17 @@ class Harness(ABC):
     def clear(self) -> None: ...
 
 
+#: What the contract's commands do in a real container; the engine in memory has to be told.
+COMMANDS = {
+    ("/bin/busybox", "true"): CommandResult(0),
+    ("/bin/busybox", "sh", "-c", "echo out; echo err >&2; exit 3"): CommandResult(3, b"out\nerr\n"),
+    ("/bin/busybox", "echo", "$HOME; `id`", "a b"): CommandResult(0, b"$HOME; `id` a b\n"),
+    ("/bin/busybox", "sh", "-c", "yes | head -c 100000"): CommandResult(0, b"y\n" * 50000),
+    ("/bin/busybox", "sleep", "60"): CommandResult(None),
+    ("/no/such/program",): CommandResult(127, b"no such file or directory"),
+}
+
+
 class MemoryHarness(Harness):
     address = EngineAddress("memory", "memory://host-1")
     unreachable = EngineAddress("memory", "memory://nowhere")
@@ -95,7 +115,7 @@ class MemoryHarness(Harness):
     def __init__(self) -> None:
         super().__init__()
         images = {
-            "runs": RUNS,
+            "runs": replace(RUNS, commands=COMMANDS),
             "exits": Behaviour(exit_code=3, output=b"first\nlast\n"),
             "refuses": Behaviour(refuses='exec: "/no/such/command": no such file or directory'),
             "private": Behaviour(tokens=frozenset({"good"})),
@@ -121,8 +141,14 @@ class MemoryHarness(Harness):
     def environment(self, spec: ContainerSpec) -> dict[str, str]:
         return dict(pair.split("=", 1) for pair in self.host.containers[spec.name].body["Env"])
 
+    def processes(self, spec: ContainerSpec, name: str) -> int:
+        return 0
+
     def kill(self, spec: ContainerSpec) -> None:
         self.host.crash(spec.name, 137)
+
+    def now(self) -> float:
+        return float(self.host.spoken)
 
     def networks(self) -> set[str]:
         return {f"berth-{platform}-{tenant}" for platform, tenant in self.host.networks}
@@ -173,9 +199,16 @@ class DockerHarness(Harness):
         assert status == 0
         return dict(pair.split("=", 1) for pair in output.decode().split("\0") if pair)
 
+    def processes(self, spec: ContainerSpec, name: str) -> int:
+        found = self.dockerd.api.top(spec.name)
+        return sum(name in " ".join(row) for row in found["Processes"])
+
     def kill(self, spec: ContainerSpec) -> None:
         self.dockerd.api.kill(spec.name)
         self.dockerd.api.wait(spec.name)
+
+    def now(self) -> float:
+        return time.time()  # it runs on this machine
 
     def networks(self) -> set[str]:
         return {network["Name"] for network in self.dockerd.api.networks(filters={"type": "custom"})}

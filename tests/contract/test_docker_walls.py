@@ -55,6 +55,17 @@ class TestWalls:
         limits = docker_harness.dockerd.exec(spec.name, "cat", "/proc/1/limits")[1].decode()
         assert next(line for line in limits.splitlines() if "open files" in line).split()[3:5] == ["1024", "1024"]
 
+    def test_a_command_that_checks_is_behind_the_same_ones(self, docker_harness: DockerHarness) -> None:
+        spec = docker_harness.spec()
+        engine = docker_harness.engine()
+        engine.ensure(spec, pull_token="")
+        script = "grep -E 'Cap|NoNewPrivs|Seccomp:' /proc/self/status"
+        said = engine.check(spec.name, ["/bin/busybox", "sh", "-c", script], timeout_s=5)
+        assert said.exit_code == 0
+        status = dict(line.split(":", 1) for line in said.output.decode().splitlines())
+        assert {int(value, 16) for key, value in status.items() if key.startswith("Cap")} == {0}
+        assert (status["NoNewPrivs"].strip(), status["Seccomp"].strip()) == ("1", "2")
+
     def test_the_engine_reports_them(self, docker_harness: DockerHarness) -> None:
         spec = docker_harness.spec(limits=Limits(memory_mb=48, cpu_millis=500, pids=32, capabilities=("CHOWN",)))
         seen = docker_harness.engine().ensure(spec, pull_token="")

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 
 from apps.hosts.engines.base import (
+    ContainerEvent,
     ContainerState,
+    EngineError,
     EngineUnreachable,
+    EventKind,
     ImageDenied,
     ImageNotFound,
     NameTaken,
@@ -289,11 +296,141 @@ def test_an_engine_that_does_not_answer_is_told_by_every_verb(harness: Harness) 
         lambda: engine.inspect(spec.name),
         lambda: engine.list("test"),
         lambda: engine.logs(spec.name, tail=1),
+        lambda: engine.check(spec.name, ["true"], timeout_s=1),
+        lambda: next(engine.events("test", since=None, stop=lambda: False)),
     ):
         with pytest.raises(EngineUnreachable) as caught:
             verb()
         assert caught.value.retryable
         assert len(str(caught.value)) <= 300
+
+
+def test_a_command_says_how_it_ended_and_both_of_its_outputs(harness: Harness, engine: HostEngine) -> None:
+    spec = harness.spec()
+    engine.ensure(spec, pull_token="")
+    well = engine.check(spec.name, ["/bin/busybox", "true"], timeout_s=5)
+    assert (well.exit_code, well.output) == (0, b"")
+    script = "echo out; echo err >&2; exit 3"
+    ill = engine.check(spec.name, ["/bin/busybox", "sh", "-c", script], timeout_s=5)
+    assert (ill.exit_code, sorted(ill.output.split())) == (3, [b"err", b"out"])
+    assert engine.inspect(spec.name).state is ContainerState.RUNNING
+
+
+def test_a_commands_arguments_pass_no_shell(harness: Harness, engine: HostEngine) -> None:
+    spec = harness.spec()
+    engine.ensure(spec, pull_token="")
+    said = engine.check(spec.name, ["/bin/busybox", "echo", "$HOME; `id`", "a b"], timeout_s=5)
+    assert said.output == b"$HOME; `id` a b\n"
+
+
+def test_of_a_long_output_4_kib_are_kept(harness: Harness, engine: HostEngine) -> None:
+    spec = harness.spec()
+    engine.ensure(spec, pull_token="")
+    said = engine.check(spec.name, ["/bin/busybox", "sh", "-c", "yes | head -c 100000"], timeout_s=10)
+    assert (said.exit_code, len(said.output)) == (0, 4096)
+
+
+def test_a_command_that_does_not_end_is_waited_for_no_longer_than_asked(harness: Harness, engine: HostEngine) -> None:
+    spec = harness.spec()
+    engine.ensure(spec, pull_token="")
+    began = time.monotonic()
+    for _ in range(3):
+        assert engine.check(spec.name, ["/bin/busybox", "sleep", "60"], timeout_s=1).exit_code is None
+    assert time.monotonic() - began < 10
+    assert harness.processes(spec, "sleep") <= 1, "it does not fill the container with its like"
+    assert engine.check(spec.name, ["/bin/busybox", "true"], timeout_s=5).exit_code == 0
+
+
+def test_a_program_that_is_not_there_fails_the_check(harness: Harness, engine: HostEngine) -> None:
+    spec = harness.spec()
+    engine.ensure(spec, pull_token="")
+    assert engine.check(spec.name, ["/no/such/program"], timeout_s=5).exit_code in (126, 127)
+
+
+def test_in_a_container_that_does_not_run_nothing_is_checked(harness: Harness, engine: HostEngine) -> None:
+    spec = harness.spec()
+    with pytest.raises(EngineError):
+        engine.check(spec.name, ["/bin/busybox", "true"], timeout_s=5)
+    engine.ensure(spec, pull_token="")
+    harness.kill(spec)
+    with pytest.raises(EngineError):
+        engine.check(spec.name, ["/bin/busybox", "true"], timeout_s=5)
+
+
+@contextmanager
+def followed(harness: Harness, *, since: float | None, platform: str = "test") -> Iterator[list[ContainerEvent]]:
+    """The events as they come in, on a connection of its own."""
+    done, heard = threading.Event(), []
+    engine = harness.engine()
+
+    def follow() -> None:
+        for event in engine.events(platform, since=since, stop=done.is_set):
+            heard.append(event)
+            if done.is_set():
+                return
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield heard
+    finally:
+        done.set()
+        thread.join(15)
+        assert not thread.is_alive(), "a stream that is told to stop ends"
+
+
+def test_a_start_and_an_end_are_told_with_whose_they_are_and_the_exit_code(harness: Harness) -> None:
+    engine, spec = harness.engine(), harness.spec()
+    with followed(harness, since=harness.now()) as heard:
+        engine.ensure(spec, pull_token="")
+        eventually(lambda: heard)
+        harness.kill(spec)
+        eventually(lambda: [event for event in heard if event.kind is EventKind.DIE])
+        engine.remove(spec.name, grace_s=0)
+        eventually(lambda: [event for event in heard if event.kind is EventKind.DESTROY])
+    told = [(event.kind, event.name, event.instance, event.exit_code) for event in heard]
+    who = (spec.name, spec.instance)
+    assert told == [(EventKind.START, *who, None), (EventKind.DIE, *who, 137), (EventKind.DESTROY, *who, None)]
+    assert [event.at for event in heard] == sorted(event.at for event in heard)
+
+
+def test_what_happened_while_nobody_listened_is_told_to_one_who_comes_back(harness: Harness) -> None:
+    engine, first, second = harness.engine(), harness.spec(), harness.spec()
+    began = harness.now()
+    engine.ensure(first, pull_token="")
+    with followed(harness, since=began) as heard:
+        eventually(lambda: heard)
+    engine.ensure(second, pull_token="")
+    harness.kill(second)
+    with followed(harness, since=heard[-1].at) as later:
+        eventually(lambda: [event for event in later if event.kind is EventKind.DIE])
+    told = [(event.kind, event.instance) for event in later if event.at > heard[-1].at]
+    assert told == [(EventKind.START, second.instance), (EventKind.DIE, second.instance)]
+
+
+def test_without_a_past_events_are_told_from_now_on(harness: Harness) -> None:
+    engine, before = harness.engine(), harness.spec()
+    engine.ensure(before, pull_token="")
+    harness.kill(before)
+    with followed(harness, since=None) as heard:
+
+        def one_more() -> bool:
+            engine.ensure(harness.spec(), pull_token="")
+            return bool(heard)
+
+        eventually(one_more)
+    assert before.instance not in {event.instance for event in heard}
+
+
+def test_events_of_other_platforms_and_of_strangers_are_not_told(harness: Harness) -> None:
+    engine, ours = harness.engine(), harness.spec()
+    began = harness.now()
+    harness.stranger("berth-test-shop-another", {"berth.platform": "test", "berth.instance": "i0", "berth.app": "shop"})
+    engine.ensure(harness.spec(platform="other"), pull_token="")
+    engine.ensure(ours, pull_token="")
+    with followed(harness, since=began) as heard:
+        eventually(lambda: heard)
+    assert {event.instance for event in heard} == {ours.instance}
 
 
 def test_closing_twice_is_harmless(engine: HostEngine) -> None:

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import pytest
 from kazoo.client import KazooClient
-from kazoo.exceptions import NoAuthError
+from kazoo.exceptions import ConnectionLoss, NoAuthError
 
-from apps.deployments.discovery import DiscoveryUnavailable, EpochMissing, Publisher
+from apps.deployments.discovery import AT_ONCE, DiscoveryUnavailable, EpochMissing, Publisher
 from apps.deployments.selectors import Publication, Published
 from gateway import contract
 from stack.environment import Environment
@@ -94,6 +94,124 @@ def test_a_publication_writes_exactly_its_nodes_and_the_next_one_only_the_differ
     assert third.zxid > second.zxid
     assert not [path for path in _tree(env) if path.startswith("/caas/service/address/shop/")]
     assert publisher.publish("shop", lambda: replace(BASE, instances=())).zxid == third.zxid
+
+
+def test_shares_of_releases_and_the_policy_stand_in_the_route(server, publisher):
+    env, _ = server
+    groups = ((90, (A.container_id,)), (10, (B.container_id,)))
+    first = publisher.publish("shop", lambda: replace(BASE, groups=groups, policy={"asleep": False}))
+    route = contract.Route.from_json(_tree(env)["/caas/service/route/shop"].encode())
+    assert route.groups == (contract.Group(90, (A.container_id,)), contract.Group(10, (B.container_id,)))
+    assert route.policy == {"asleep": False}
+    # A change of shares alone is a publication; the same once more is none.
+    second = publisher.publish("shop", lambda: replace(BASE, groups=groups))
+    assert second.zxid > first.zxid
+    assert publisher.publish("shop", lambda: replace(BASE, groups=groups)).zxid == second.zxid
+
+
+@pytest.fixture
+def readings(publisher, monkeypatch):
+    """The apps whose addresses were read, in order."""
+    made, read = [], publisher._addresses
+
+    def counted(app):
+        made.append(app)
+        return read(app)
+
+    monkeypatch.setattr(publisher, "_addresses", counted)
+    return made
+
+
+def test_what_this_process_published_last_is_not_read_again(server, publisher, readings):
+    env, _ = server
+    publisher.publish("shop", lambda: BASE)
+    publisher.publish("shop", lambda: replace(BASE, instances=(A,)))
+    readings.clear()
+    publisher.publish("shop", lambda: replace(BASE, instances=(B,)))
+    publisher.publish("shop", lambda: replace(BASE, instances=(B,)))
+    publisher.publish("shop", lambda: BASE)
+    assert readings == []
+    assert {path: text for path, text in _tree(env).items() if path.count("/") == 6} == {
+        f"/caas/service/address/shop/1.0/{A.container_id}": "10.0.0.1:20001",
+        f"/caas/service/address/shop/1.0/{B.container_id}": "10.0.0.2:20002",
+    }
+
+
+def test_what_was_read_and_needed_no_change_is_kept_too(publisher, readings):
+    publisher.publish("shop", lambda: BASE)
+    publisher.publish("shop", lambda: BASE)
+    readings.clear()
+    publisher.publish("shop", lambda: replace(BASE, instances=(A,)))
+    assert readings == []
+
+
+def test_after_anothers_publication_everything_is_read_again(server, publisher, readings):
+    env, _ = server
+    other = _publisher(env)
+    theirs = Published("2.0", "c" * 64, "10.0.0.3", 20003)
+    publisher.publish("shop", lambda: replace(BASE, instances=(A,)))
+    publisher.publish("shop", lambda: BASE)
+    other.publish("shop", lambda: replace(BASE, instances=(A, B, theirs)))
+    readings.clear()
+    publisher.publish("shop", lambda: replace(BASE, instances=(B,)))
+    assert readings == ["shop"]
+    assert publisher.published() == {"shop": {("1.0", B.container_id): "10.0.0.2:20002"}}
+    other.close()
+
+
+def test_a_route_that_was_removed_and_made_anew_is_another(server, publisher, readings):
+    env, _ = server
+    other = _publisher(env)
+    for instances in ((), (A,)):
+        publisher.publish("shop", lambda instances=instances: replace(BASE, instances=instances))
+    other.prune(lambda listed: set())
+    for instances in ((), (B,)):  # as many publications as before: the same version of another node
+        other.publish("shop", lambda instances=instances: replace(BASE, instances=instances))
+    readings.clear()
+    publisher.publish("shop", lambda: replace(BASE, instances=(A,)))
+    assert readings == ["shop"]
+    assert publisher.published() == {"shop": {("1.0", A.container_id): "10.0.0.1:20001"}}
+    other.close()
+
+
+def test_a_rebuild_reads_everything_and_mends_what_a_hand_changed(server, publisher, readings):
+    env, _ = server
+    publisher.publish("shop", lambda: BASE)
+    publisher.publish("shop", lambda: replace(BASE, instances=(A,)))
+    hand = _client(env, "BERTH_ZOOKEEPER_PUBLISHER")
+    hand.set(contract.instance_path("shop", "1.0", A.container_id), b"10.9.9.9:1")
+    hand.stop()
+    readings.clear()
+    publisher.publish("shop", lambda: replace(BASE, instances=(A,)), rebuilding=True)
+    assert readings == ["shop"]
+    assert publisher.published() == {"shop": {("1.0", A.container_id): "10.0.0.1:20001"}}
+
+
+def test_after_a_failure_nothing_is_believed_that_was_kept(publisher, readings, monkeypatch):
+    publisher.publish("shop", lambda: BASE)
+    publisher.publish("shop", lambda: replace(BASE, instances=(A,)))
+
+    def lost():
+        raise ConnectionLoss
+
+    with monkeypatch.context() as broken:
+        broken.setattr(publisher._client, "transaction", lost)
+        with pytest.raises(DiscoveryUnavailable):
+            publisher.publish("shop", lambda: BASE)
+    readings.clear()
+    publisher.publish("shop", lambda: BASE)
+    assert readings == ["shop"]
+
+
+def test_many_instances_are_read_as_they_stand(publisher):
+    many = tuple(
+        Published(f"1.{number % 3}", f"{number:064x}", "10.0.0.1", 20000 + number) for number in range(AT_ONCE + 200)
+    )
+    publisher.publish("shop", lambda: replace(BASE, instances=many))
+    want = {(one.version, one.container_id): f"{one.host}:{one.port}" for one in many}
+    assert publisher.published() == {"shop": want}
+    publisher.publish("shop", lambda: replace(BASE, instances=many[:1]))
+    assert list(publisher.published()["shop"]) == [(many[0].version, many[0].container_id)]
 
 
 def test_what_is_published_can_be_read_back_for_the_audit(publisher):
@@ -245,3 +363,35 @@ def test_while_zookeeper_can_not_be_reached_one_waits_and_the_others_are_told_at
         assert len(tries) == 1
     finally:
         stack.start_part("zookeeper")
+
+
+def test_an_app_that_is_gone_is_withdrawn_whole_and_one_that_is_not_stays(server, publisher):
+    env, _ = server
+    publisher.publish("shop", lambda: BASE)
+    publisher.publish("blog", lambda: replace(BASE, app="blog"))
+    before = _tree(env)
+    assert publisher.withdraw("shop", lambda: False) is False
+    assert _tree(env) == before
+    assert publisher.withdraw("shop", lambda: True) is True
+    assert [path for path in _tree(env) if "shop" in path] == []
+    assert [path for path in _tree(env) if "blog" in path] == [path for path in before if "blog" in path]
+    assert publisher.withdraw("shop", lambda: True) is True, "again does no harm"
+
+
+def test_a_publication_between_the_look_and_the_withdrawal_is_not_lost(server, publisher):
+    env, _ = server
+    publisher.publish("shop", lambda: BASE)
+    asked = []
+
+    def gone():
+        asked.append(1)
+        if len(asked) == 1:
+            other = _publisher(env)
+            other.publish("shop", lambda: replace(BASE, wanted=2, instances=(A,)))
+            other.close()
+            return True
+        return False
+
+    assert publisher.withdraw("shop", gone) is False
+    assert "/caas/service/route/shop" in _tree(env)
+    assert f"/caas/service/address/shop/1.0/{A.container_id}" in _tree(env)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from django.contrib import admin
+from django.contrib.auth.models import Permission
 from django.urls import reverse
 
 from apps.core.duties import due
@@ -143,3 +144,37 @@ def test_saving_a_host_changes_what_was_typed_and_not_what_the_loop_wrote_meanwh
     assert staff.post(reverse("admin:hosts_host_change", args=[host.pk]), form).status_code == 302
     host.refresh_from_db()
     assert (host.memory_mb, host.availability, host.memory_mb_claimed, host.generation) == (2048, "cordoned", 256, 8)
+
+
+def _delete_tenant(client, tenant, **values):
+    data = {"action": "delete_tenant", "_selected_action": [tenant.pk], **values}
+    return client.post(reverse("admin:tenants_tenant_changelist"), data)
+
+
+def test_a_tenant_is_deleted_only_after_its_name_was_typed(staff, world):
+    world.app()
+    asked = _delete_tenant(staff, world.acme)
+    assert asked.status_code == 200
+    assert b"shop" in asked.content
+    world.acme.refresh_from_db()
+    assert world.acme.deleting_at is None
+    for values, word in (({"confirm": "Acme"}, b"Give the tenant"), ({"confirm": "acme"}, b"has 1 apps")):
+        refused = _delete_tenant(staff, world.acme, confirmed="yes", **values)
+        assert word in refused.content
+    world.acme.refresh_from_db()
+    assert world.acme.deleting_at is None
+    done = _delete_tenant(staff, world.acme, confirmed="yes", confirm="acme", with_apps="yes")
+    assert done.status_code == 302
+    world.acme.refresh_from_db()
+    assert world.acme.deleting_at is not None
+
+
+def test_a_tenants_row_can_not_be_deleted_past_that_nor_by_staff_without_the_permission(staff, world):
+    assert staff.post(reverse("admin:tenants_tenant_delete", args=[world.acme.pk]), {"post": "yes"}).status_code == 403
+    world.alice.is_superuser = False
+    world.alice.save()
+    world.alice.user_permissions.add(Permission.objects.get(codename="view_tenant"))
+    assert b"Delete with all" not in staff.get(reverse("admin:tenants_tenant_changelist")).content
+    _delete_tenant(staff, world.rival, confirmed="yes", confirm="rival")
+    world.rival.refresh_from_db()
+    assert world.rival.deleting_at is None

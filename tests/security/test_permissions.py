@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 from django.contrib.auth.models import AnonymousUser
+from guardian.models import UserObjectPermission
 from guardian.shortcuts import assign_perm
 
 from apps.deployments.selectors import apps_visible_to
+from apps.deployments.services.deleting import app_delete
 from apps.deployments.services.explain import explain, shown
 from apps.deployments.services.releases import ReleaseSettings
 from apps.deployments.services.rollouts import rollout_start
@@ -92,3 +94,14 @@ def test_a_guest_of_one_app_learns_nothing_of_the_tenants_others_nor_of_its_quot
     plain = explain(app, viewer=world.alice).plain()
     assert shown(plain, app=app, viewer=world.charlie)["quota"]["left"] == {}
     assert shown(plain, app=app, viewer=world.vera)["quota"]["left"] == plain["quota"]["left"] != {}
+
+
+def test_grants_on_an_app_end_with_it(world, loop):
+    app, other = world.app("shop"), world.app("blog")
+    for one in (app, other):
+        assign_perm("deployments.view_app", world.charlie, one)
+    app_delete(app=app, by=world.alice, confirm="shop")
+    assert list(apps_visible_to(world.charlie)) == [other, app], "reading goes on until it is gone"
+    loop.settle()
+    assert list(apps_visible_to(world.charlie)) == [other]
+    assert UserObjectPermission.objects.get().object_pk == str(other.pk)

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import threading
+from typing import Any
+
 from celery import shared_task
+from celery.signals import worker_shutting_down
+from django.conf import settings
 
 from apps.core import jobs
 from apps.core.duties import SWEEP, due
 from apps.deployments import reconcile
-from apps.deployments.selectors import unfinished_apps, unfinished_instances
+from apps.deployments.selectors import unfinished_apps, unfinished_instances, unfinished_tenants
+from apps.deployments.services.capsules import capsules_expire
 from apps.deployments.services.outage import deadlines_extended
 from apps.hosts.selectors import hosts_to_observe
 from workers.clients import clients
 
 SWEEP_LIMIT = 1000
+DAY_S = 86400
+_stopping = threading.Event()
+
+
+@worker_shutting_down.connect
+def _stop(**_: Any) -> None:
+    """A task that goes on for seconds must not keep a worker from stopping."""
+    _stopping.set()
 
 
 @shared_task(name=jobs.RECONCILE_APP)
@@ -23,6 +37,11 @@ def reconcile_app(app_id: int) -> None:
 @shared_task(name=jobs.RECONCILE_INSTANCE)
 def reconcile_instance(instance_id: int) -> None:
     reconcile.reconcile_instance(instance_id, clients())
+
+
+@shared_task(name=jobs.RECONCILE_TENANT)
+def reconcile_tenant(tenant_id: int) -> None:
+    reconcile.reconcile_tenant(tenant_id, clients())
 
 
 @shared_task(name=jobs.OBSERVE_HOST)
@@ -46,9 +65,14 @@ def gateways() -> None:
 
 @shared_task(name="deployments.probe")
 def probe() -> None:
-    with due("probe", every_s=1) as mine:
-        if mine:
-            reconcile.probe_pass(clients())
+    """Sees to it that every shard is probed; one that is keeps others away by its lease."""
+    for shard in range(settings.PROBE_SHARDS):
+        jobs.enqueue(jobs.PROBE_SHARD, shard)
+
+
+@shared_task(name=jobs.PROBE_SHARD)
+def probe_shard(shard: int) -> None:
+    reconcile.probe_shard(clients(), shard, stopping=_stopping.is_set)
 
 
 @shared_task(name="deployments.observe_hosts")
@@ -64,5 +88,14 @@ def sweep() -> None:
             return
         for pk in unfinished_apps(SWEEP_LIMIT):
             jobs.enqueue(jobs.RECONCILE_APP, pk)
+        for pk in unfinished_tenants(SWEEP_LIMIT):
+            jobs.enqueue(jobs.RECONCILE_TENANT, pk)
         for pk in unfinished_instances(SWEEP_LIMIT):
             jobs.enqueue(jobs.RECONCILE_INSTANCE, pk)
+
+
+@shared_task(name="deployments.capsules")
+def capsules() -> None:
+    with due("capsules", every_s=DAY_S) as mine:
+        if mine:
+            capsules_expire()

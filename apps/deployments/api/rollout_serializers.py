@@ -7,7 +7,8 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from apps.deployments.models import Rollout
+from apps.deployments.api.check_serializers import CheckSerializer
+from apps.deployments.models import Release, Rollout
 from apps.deployments.selectors import queue_position
 from apps.deployments.services.diffing import Change
 from apps.deployments.services.reports import report_of, verdict_of
@@ -157,6 +158,10 @@ class RolloutInput(OptionsInput):
     memory_mb = serializers.IntegerField(required=False)
     cpu_millis = serializers.IntegerField(required=False)
     health_path = serializers.CharField(required=False, allow_blank=True)
+    readiness = CheckSerializer(required=False)
+    liveness = CheckSerializer(required=False)
+    on_failure = serializers.ChoiceField(Release.OnFailure.choices, required=False)
+    stop_signal = serializers.CharField(required=False, max_length=12)
     stop_grace_s = serializers.IntegerField(required=False)
     placement = PlacementRules(required=False)
 

@@ -8,7 +8,9 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from apps.core.models import Event
-from apps.deployments.models import App, Instance, Release
+from apps.deployments.api.check_serializers import CheckSerializer
+from apps.deployments.checks import liveness_of, readiness_of
+from apps.deployments.models import App, FailureCapsule, Instance, Release
 from apps.deployments.selectors import app_url
 from apps.registry.models import Version
 
@@ -21,7 +23,7 @@ class AppSerializer(serializers.ModelSerializer[App]):
 
     class Meta:
         model = App
-        fields = ("slug", "tenant", "url", "instances_ready", "instances_live", "created_at")
+        fields = ("slug", "tenant", "url", "instances_ready", "instances_live", "created_at", "deleting_at")
         read_only_fields = fields
 
     @extend_schema_field(serializers.URLField())
@@ -32,6 +34,12 @@ class AppSerializer(serializers.ModelSerializer[App]):
 class AppInput(serializers.Serializer[Any]):
     tenant = serializers.CharField(max_length=40)
     slug = serializers.CharField(max_length=200, trim_whitespace=False)
+
+
+class AppDeleteInput(serializers.Serializer[Any]):
+    """``confirm`` is the app's name. Without it the answer says what would go."""
+
+    confirm = serializers.CharField(max_length=200, required=False, allow_blank=True, default="", trim_whitespace=False)
 
 
 class VersionSerializer(serializers.ModelSerializer[Version]):
@@ -48,6 +56,8 @@ class ReleaseSerializer(serializers.ModelSerializer[Release]):
     digest = serializers.CharField(source="version.digest", read_only=True)
     env_names = serializers.SerializerMethodField()
     settings = serializers.SerializerMethodField()
+    readiness = serializers.SerializerMethodField()
+    liveness = serializers.SerializerMethodField()
 
     class Meta:
         model = Release
@@ -62,6 +72,10 @@ class ReleaseSerializer(serializers.ModelSerializer[Release]):
             "memory_mb",
             "cpu_millis",
             "health_path",
+            "readiness",
+            "liveness",
+            "on_failure",
+            "stop_signal",
             "stop_grace_s",
             "placement",
             "created_at",
@@ -76,6 +90,15 @@ class ReleaseSerializer(serializers.ModelSerializer[Release]):
     @extend_schema_field(serializers.DictField(child=serializers.CharField()))
     def get_settings(self, release: Release) -> dict[str, str]:
         return {name: release.env[name] for name in release.env_readable if name in release.env}
+
+    @extend_schema_field(CheckSerializer)
+    def get_readiness(self, release: Release) -> dict[str, Any]:
+        return readiness_of(release).plain()
+
+    @extend_schema_field(CheckSerializer(allow_null=True))
+    def get_liveness(self, release: Release) -> dict[str, Any] | None:
+        check = liveness_of(release)
+        return None if check is None else check.plain()
 
 
 class InstanceSerializer(serializers.ModelSerializer[Instance]):
@@ -94,9 +117,36 @@ class InstanceSerializer(serializers.ModelSerializer[Instance]):
             "exit_code",
             "code",
             "reason",
+            "failures",
+            "last_check",
+            "restarts",
+            "retry_at",
             "why",
             "released",
             "created_at",
+        )
+        read_only_fields = fields
+
+
+class CapsuleSerializer(serializers.ModelSerializer[FailureCapsule]):
+    """``log`` is empty where ``log_missing`` says why. Values of env are hidden in it."""
+
+    uid = serializers.UUIDField(source="instance.uid", read_only=True)
+
+    class Meta:
+        model = FailureCapsule
+        fields = (
+            "uid",
+            "created_at",
+            "code",
+            "reason",
+            "exit_code",
+            "signal",
+            "out_of_memory",
+            "last_check",
+            "log",
+            "log_truncated",
+            "log_missing",
         )
         read_only_fields = fields
 

@@ -23,6 +23,7 @@ urlpatterns = [
     path("apps/<slug:slug>/scale/", rollouts.Scale.as_view(), name="api-scale"),
     path("apps/<slug:slug>/undeploy/", rollouts.Undeploy.as_view(), name="api-undeploy"),
     path("apps/<slug:slug>/instances/", views.InstanceList.as_view(), name="api-instances"),
+    path("apps/<slug:slug>/instances/<uuid:uid>/capsule/", views.CapsuleDetail.as_view(), name="api-capsule"),
     path("apps/<slug:slug>/events/", views.EventList.as_view(), name="api-events"),
     path("placements/explain/", placements.PlacementExplain.as_view(), name="api-placements-explain"),
     path("placements/explain", placements.PlacementExplainBare.as_view()),

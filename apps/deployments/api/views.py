@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema
 from rest_framework import generics, status
@@ -12,8 +14,10 @@ from rest_framework.views import APIView
 from apps.core.models import Event
 from apps.deployments import selectors
 from apps.deployments.api.serializers import (
+    AppDeleteInput,
     AppInput,
     AppSerializer,
+    CapsuleSerializer,
     EventSerializer,
     InstanceSerializer,
     ReleaseSerializer,
@@ -21,6 +25,7 @@ from apps.deployments.api.serializers import (
 )
 from apps.deployments.models import App, Instance, Release
 from apps.deployments.services.apps import app_create
+from apps.deployments.services.deleting import app_delete
 from apps.registry.models import Version
 from apps.tenants.permissions import person
 from apps.tenants.selectors import tenant_visible_to
@@ -59,6 +64,15 @@ class AppDetail(APIView):
             raise selectors.AppMissing(f"There is no app {slug[:60]!r} that you can see.")
         return Response(AppSerializer(app).data)
 
+    @extend_schema(operation_id="apps_destroy", request=AppDeleteInput, responses={202: AppSerializer})
+    def delete(self, request: Request, slug: str) -> Response:
+        """Delete the app with all that belongs to it. 404 is the answer once it is gone."""
+        app = selectors.app_visible_to(request.user, slug)
+        given = AppDeleteInput(data=request.data)
+        given.is_valid(raise_exception=True)
+        app = app_delete(app=app, by=person(request.user), confirm=given.validated_data["confirm"])
+        return Response(AppSerializer(app).data, status=status.HTTP_202_ACCEPTED)
+
 
 class VersionList(OfApp, generics.ListAPIView[Version]):
     serializer_class = VersionSerializer
@@ -82,6 +96,13 @@ class InstanceList(OfApp, generics.ListAPIView[Instance]):
 
     def get_queryset(self) -> QuerySet[Instance]:
         return selectors.instances_of(self.app)
+
+
+class CapsuleDetail(OfApp):
+    @extend_schema(operation_id="apps_instances_capsule_retrieve", responses=CapsuleSerializer)
+    def get(self, request: Request, slug: str, uid: UUID) -> Response:
+        """Why an instance ended badly: exit code, signal, last check, and the last lines that it wrote."""
+        return Response(CapsuleSerializer(selectors.capsule_of(self.app, uid)).data)
 
 
 class EventList(OfApp, generics.ListAPIView[Event]):

@@ -1,5 +1,5 @@
 from apps.deployments.models.apps import App, Domain
-from apps.deployments.models.capsules import FailureCapsule
+from apps.deployments.models.capsules import FailureCapsule, NoLog
 from apps.deployments.models.explanations import Explanation
 from apps.deployments.models.gateways import Gateway
 from apps.deployments.models.instances import Instance
@@ -13,6 +13,7 @@ __all__ = [
     "FailureCapsule",
     "Gateway",
     "Instance",
+    "NoLog",
     "Release",
     "ReplicaSet",
     "Rollout",

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import enum
+
 from django.db import models
 
 from apps.deployments.models.instances import Instance
+
+
+class NoLog(enum.StrEnum):
+    """Why a capsule has no log, in words for a tenant; the portal has them in other languages too."""
+
+    NEVER_STARTED = "Its container never started, so it wrote nothing."
+    WROTE_NOTHING = "It wrote nothing to its standard output or standard error."
+    GONE = "Its container was gone before its log could be read."
+    HOST_SILENT = "Its host does not answer, so its log could not be read."
+    ENGINE_FAILED = "Its host's container engine did not give its log."
 
 
 class FailureCapsule(models.Model):

@@ -6,17 +6,22 @@ there, makes one idempotent move, and writes down what it saw by compare-and-swa
 
 from apps.deployments.reconcile.app import reconcile_app
 from apps.deployments.reconcile.clients import Clients
-from apps.deployments.reconcile.hosts import observe_host
+from apps.deployments.reconcile.deleting import reconcile_tenant
+from apps.deployments.reconcile.hosts import container_ended, observe_host
 from apps.deployments.reconcile.instance import reconcile_instance
 from apps.deployments.reconcile.probes import probe_pass
 from apps.deployments.reconcile.routes import gateways_observe, rebuild_discovery
+from apps.deployments.reconcile.shards import probe_shard
 
 __all__ = [
     "Clients",
+    "container_ended",
     "gateways_observe",
     "observe_host",
     "probe_pass",
+    "probe_shard",
     "rebuild_discovery",
     "reconcile_app",
     "reconcile_instance",
+    "reconcile_tenant",
 ]

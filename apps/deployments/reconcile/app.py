@@ -13,6 +13,7 @@ from apps.deployments.discovery import DiscoveryUnavailable
 from apps.deployments.models import App
 from apps.deployments.reconcile.clients import Clients
 from apps.deployments.reconcile.counts import counts
+from apps.deployments.reconcile.deleting import delete_on
 from apps.deployments.reconcile.rollouts import advance, awaits_gateways
 from apps.deployments.reconcile.routes import publish
 from apps.deployments.services.routing import gateways_seen
@@ -45,6 +46,9 @@ def reconcile_app(app_id: int, clients: Clients) -> None:
 
 def _pass(app: App, clients: Clients) -> bool:
     """Whether another should follow at once."""
+    if app.deleting_at is not None:
+        delete_on(app, clients)
+        return False
     reached("app.seen", app.slug)
     moved = advance(app, clients)
     counts(app)

@@ -10,13 +10,16 @@ from typing import Protocol
 from django.conf import settings
 
 from apps.deployments.discovery import Publisher, Receipt
+from apps.deployments.reconcile.answers import Wrong
 from apps.deployments.reconcile.probing import Target, ask
 from apps.deployments.selectors import Publication
-from apps.hosts.engines.base import Engine, EngineAddress, EngineUnreachable, TLSMaterial
-from apps.hosts.engines.connect import connect
+from apps.deployments.traffic import Traffic
+from apps.hosts.engines.base import EngineAddress, EngineUnreachable, TLSMaterial
+from apps.hosts.engines.connect import HostEngine, connect
 from apps.hosts.models import Host
 from apps.hosts.services.authority import client_material
-from gateway.contract import GatewayState
+from apps.registry.reconcile import repository_purge
+from gateway.contract import AppTraffic, GatewayState
 
 
 class Discovery(Protocol):
@@ -28,6 +31,8 @@ class Discovery(Protocol):
 
     def epoch_begin(self) -> str: ...
 
+    def withdraw(self, app: str, gone: Callable[[], bool]) -> bool: ...
+
     def prune(self, known: Callable[[list[str]], set[str]]) -> int: ...
 
     def gateways(self) -> list[GatewayState]: ...
@@ -35,7 +40,11 @@ class Discovery(Protocol):
     def published(self) -> dict[str, dict[tuple[str, str], str]]: ...
 
 
-Probe = Callable[[Sequence[Target]], dict[int, str | None]]
+class TrafficReader(Protocol):
+    def of(self, app: str, states: Sequence[GatewayState]) -> dict[str, AppTraffic]: ...
+
+
+Probe = Callable[[Sequence[Target]], dict[int, Wrong | None]]
 
 
 #: Seconds that the platform's own client certificate is kept before the database is asked whether it was renewed.
@@ -80,9 +89,10 @@ class Material:
 
 
 class Clients:
-    """Engines by host, and the publisher; made when first needed and kept for the life of the process.
+    """Engines by host, the publisher, gateways' counters; made when first needed, kept for the life of the process.
 
     ``probe`` asks a batch of targets: instance id -> None if it is well, else what was wrong.
+    ``purge`` takes a repository out of the registry, as apps.registry.reconcile says it.
     """
 
     def __init__(
@@ -91,14 +101,18 @@ class Clients:
         discovery: Discovery | None = None,
         probe: Probe = ask,
         material: Callable[[], TLSMaterial] | None = None,
+        traffic: TrafficReader | None = None,
+        purge: Callable[[str], str] = repository_purge,
     ) -> None:
         self.probe = probe
+        self.purge = purge
         self._material = material or Material()
-        self._engines: dict[int, tuple[EngineAddress, Engine]] = {}
+        self._engines: dict[int, tuple[EngineAddress, HostEngine]] = {}
         self._lock = threading.Lock()
         self._discovery = discovery
+        self._traffic = traffic
 
-    def engine(self, host: Host) -> Engine:
+    def engine(self, host: Host) -> HostEngine:
         """Raises EngineError, also where this machine can't prepare the connection (a full disk for its TLS files)."""
         address = address_of(host, self._material)
         with self._lock:
@@ -124,3 +138,9 @@ class Clients:
                 gateway_credential=settings.ZOOKEEPER_GATEWAY,
             )
         return self._discovery
+
+    @property
+    def traffic(self) -> TrafficReader:
+        if self._traffic is None:
+            self._traffic = Traffic()
+        return self._traffic

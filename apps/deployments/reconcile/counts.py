@@ -10,6 +10,7 @@ from apps.core import events, jobs
 from apps.core.clock import now
 from apps.core.errors import BerthError
 from apps.core.failpoints import reached
+from apps.deployments.backoff import IMMEDIATE_RESTARTS, delay_s
 from apps.deployments.models import App, Instance, ReplicaSet
 from apps.deployments.selectors import live_of, recent_failures
 from apps.deployments.services.instances import instance_drain
@@ -17,10 +18,6 @@ from apps.deployments.services.placement import instances_place
 from apps.deployments.services.spread import followed, wanted_set
 from apps.hosts.models import Host
 
-#: Restarts as Cloud Foundry does them: three at once, then after 30 s doubling to 16 min.
-IMMEDIATE_RESTARTS = 3
-BACKOFF_S = 30
-BACKOFF_MAX_S = 960
 FAILURES_KEPT_S = 1800
 #: A host on which an instance of the set has just failed is the last choice for this long. Seconds.
 AVOID_S = 120
@@ -104,9 +101,9 @@ def _next_try(failures: list[Instance], wanted: int) -> datetime | None:
     As many failures as instances are wanted count as one round: ten that crash together crashed once.
     """
     restarts = len(failures) // max(1, wanted) - 1
-    if restarts < IMMEDIATE_RESTARTS:
+    delay = delay_s(restarts)
+    if not delay:
         return None
-    delay = min(BACKOFF_S * 2 ** (restarts - IMMEDIATE_RESTARTS), BACKOFF_MAX_S)
     return failures[0].status_since + timedelta(seconds=delay)
 
 

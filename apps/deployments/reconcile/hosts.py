@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
@@ -10,13 +11,15 @@ import structlog
 from django.conf import settings
 from django.db.models import QuerySet
 
-from apps.core import events
+from apps.core import events, jobs
 from apps.core.clock import now
 from apps.core.leases import held
 from apps.deployments.models import Instance
 from apps.deployments.reconcile.clients import Clients
-from apps.deployments.reconcile.instance import exited
-from apps.deployments.services.instances import instance_fail, instance_lost
+from apps.deployments.reconcile.instance import exited, spec_of
+from apps.deployments.reconcile.routes import publish
+from apps.deployments.services.failing import instance_broken
+from apps.deployments.services.instances import instance_lost
 from apps.hosts.engines.base import ContainerState, Engine, EngineError, Observed
 from apps.hosts.models import Host
 from apps.hosts.selectors import host_with_engine
@@ -26,6 +29,9 @@ log = structlog.get_logger(__name__)
 
 #: Containers of a host that came back are removed so many at a time: until they are gone, nothing is placed there.
 REMOVED_AT_ONCE = 8
+_SHORT_ID = re.compile(r"[0-9a-f]{12}")
+#: What asking an engine for an instance's container reads.
+_OF_ENGINE = ("host__cluster", "replica_set__release__version__repository")
 
 
 def observe_host(host_id: int, clients: Clients) -> None:
@@ -39,7 +45,7 @@ def observe_host(host_id: int, clients: Clients) -> None:
         asked_at = now()
         # Before the engine is asked: what starts meanwhile is not in its answer. No clock tells that apart, since
         # another machine's wrote when it started.
-        expected = list(_with_container(host).values_list("pk", flat=True))
+        expected = dict(_with_container(host.pk).values_list("pk", "container_id"))
         try:
             engine = clients.engine(host)
             info = engine.ping()
@@ -54,12 +60,47 @@ def observe_host(host_id: int, clients: Clients) -> None:
         if host.cluster.evictions_stopped_at is not None:
             evictions_allowed(cluster_id=host.cluster_id, holding=_silent_holders(host.cluster_id))
         by_instance = {one.instance: one for one in found}
-        still = _with_container(host).filter(pk__in=expected)
+        still = _with_container(host.pk).filter(pk__in=expected)
         for instance in still.select_related("app", "host", "replica_set__release"):
-            _compare(instance, by_instance.get(instance.short_id))
+            if instance.container_id == expected[instance.pk]:  # else it was started anew meanwhile
+                _compare(instance, by_instance.get(instance.short_id))
         _remove_unknown(host, engine, ours)
         if host.availability == Host.Availability.DRAINING and not _held(host):
             host_drained(host=host)
+
+
+def container_ended(host_id: int, short_id: str, clients: Clients) -> bool:
+    """Somebody says that this instance's container on the host ended: look at it, and unroute it at once if so.
+
+    That somebody may be wrong, late or a liar: what counts is what the engine answers now. True if it had ended, and
+    this was the first to see it. Needs no Redis: neither the database nor ZooKeeper waits for the nudges.
+    """
+    rows = _with_container(host_id).filter(uid__range=_uids(short_id)).order_by("pk")
+    instance = rows.select_related("app__tenant__plan", *_OF_ENGINE).first()
+    if instance is None:
+        return False
+    try:
+        observed = clients.engine(instance.host).inspect(spec_of(instance).name)
+    except EngineError as error:
+        log.warning("end_unseen", instance=str(instance.uid), host=instance.host.name, error=str(error))
+        return False
+    if observed is not None and observed.container_id != instance.container_id:
+        # It was started anew meanwhile.
+        return False
+    with jobs.sent_last():
+        ended = _compare(instance, observed)
+        if ended:
+            publish(instance.app_id, instance.app.slug, clients)
+    return ended
+
+
+def containers_look(host_id: int, clients: Clients) -> int:
+    """Find what ended while nobody followed the host's events. Returns how many. Raises EngineError, HostMissing."""
+    host = host_with_engine(host_id)
+    expected = [one.short_id for one in _with_container(host_id).only("uid")]
+    found = clients.engine(host).list(settings.PLATFORM_ID)
+    running = {one.instance for one in found if one.state is ContainerState.RUNNING}
+    return sum(container_ended(host_id, one, clients) for one in expected if one not in running)
 
 
 class _Found:
@@ -72,15 +113,18 @@ class _Found:
 
 def _instance_of(short_id: str) -> Instance | None:
     """The instance whose container's name this is in, the latest if there should be two."""
-    try:
-        low, high = UUID(short_id.ljust(32, "0")), UUID(short_id.ljust(32, "f"))
-    except ValueError:
-        return None
-    return Instance.objects.filter(uid__gte=low, uid__lte=high).order_by("released", "-pk").first()
+    return Instance.objects.filter(uid__range=_uids(short_id)).order_by("released", "-pk").first()
 
 
-def _with_container(host: Host) -> QuerySet[Instance]:
-    return Instance.objects.filter(host=host, released=False, status__in=Instance.WITH_CONTAINER)
+def _uids(short_id: str) -> tuple[UUID, UUID]:
+    """The first and the last id that is shortened to this; of what is no short id, a range in which there is none."""
+    if not _SHORT_ID.fullmatch(short_id):
+        return UUID(int=0), UUID(int=0)
+    return UUID(short_id.ljust(32, "0")), UUID(short_id.ljust(32, "f"))
+
+
+def _with_container(host_id: int) -> QuerySet[Instance]:
+    return Instance.objects.filter(host_id=host_id, released=False, status__in=Instance.WITH_CONTAINER)
 
 
 def _given_up_slowly(host: Host) -> bool:
@@ -109,11 +153,12 @@ def _give_up(host: Host) -> None:
         instance_lost(instance=instance)
 
 
-def _compare(instance: Instance, observed: Observed | None) -> None:
+def _compare(instance: Instance, observed: Observed | None) -> bool:
+    """Whether it ended, and was not known to."""
     if observed is None:
-        instance_fail(instance=instance, code="instance.vanished", reason="Its container is gone; somebody removed it.")
-    elif observed.state is not ContainerState.RUNNING:
-        exited(instance, observed)
+        reason = "Its container is gone; somebody removed it."
+        return instance_broken(instance=instance, code="instance.vanished", reason=reason)
+    return observed.state is not ContainerState.RUNNING and exited(instance, observed)
 
 
 def _remove_given_up(engine: Engine, ours: Sequence[_Found]) -> bool:

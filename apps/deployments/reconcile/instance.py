@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 
 import structlog
 from django.conf import settings
 from django.db.models import QuerySet
 
 from apps.core import compiled, jobs
+from apps.core.clock import now
 from apps.core.errors import PlatformError
 from apps.core.failpoints import reached
 from apps.core.leases import held
+from apps.deployments.checks import Kind, readiness_of
 from apps.deployments.discovery import DiscoveryUnavailable
 from apps.deployments.models import Instance
+from apps.deployments.reconcile.capsules import capture
 from apps.deployments.reconcile.clients import Clients
 from apps.deployments.reconcile.deadlines import passed
-from apps.deployments.reconcile.probes import never_ready, target_of
+from apps.deployments.reconcile.probes import ask_once, never_ready
 from apps.deployments.reconcile.routes import publish
 from apps.deployments.selectors import crowded, moved_on, next_to_start, release_of
+from apps.deployments.services.failing import instance_broken, instance_cleared
 from apps.deployments.services.instances import (
     instance_fail,
     instance_ready,
@@ -55,6 +60,11 @@ class StartOverdue(EngineError):
     code = "engine.start_overdue"
 
 
+#: After these moves what was read is still right, but for what the move changed in it too; a move by others meanwhile
+#: makes the next swap fail, which ends the round.
+_FOLLOWED = frozenset({(Status.PLACED, Status.STARTING), (Status.STARTING, Status.RUNNING)})
+
+
 def reconcile_instance(pk: int, clients: Clients) -> None:
     """Move the instance as far as it goes now. While another worker does that, leave it to that one."""
     last = ""
@@ -65,9 +75,13 @@ def reconcile_instance(pk: int, clients: Clients) -> None:
             instance = _read(pk)
             if instance is None or instance.released:
                 return
-            # Each step's move changes what was read too. A move by others makes the next swap fail, which ends this.
+            last = instance.status
             while _step(instance, clients):
-                pass
+                if (last, instance.status) not in _FOLLOWED:
+                    instance = _read(pk)
+                    if instance is None or instance.released:
+                        return
+                last = instance.status
             last = instance.status
         # A move by others whose nudge found the lease taken is seen here, after the lease was given back.
         if not moved_on(pk, last):
@@ -89,9 +103,7 @@ def _step(instance: Instance, clients: Clients) -> bool:
     """One move; True if the next may follow at once."""
     status = Status(instance.status)
     if status is Status.PLACED:
-        begun = instance_starting(instance=instance)
-        reached("instance.starting", instance.app.slug)
-        return begun
+        return _place(instance, clients)
     if status is Status.STARTING:
         return _start(instance, clients)
     if status is Status.RUNNING:
@@ -99,6 +111,23 @@ def _step(instance: Instance, clients: Clients) -> bool:
     if status in Instance.LEAVING:
         return _retire(instance, clients)
     return False
+
+
+def _place(instance: Instance, clients: Clients) -> bool:
+    if instance.container_id:
+        return _clear(instance, clients)
+    if instance.retry_at is not None and now() < instance.retry_at:
+        return False
+    begun = instance_starting(instance=instance)
+    reached("instance.starting", instance.app.slug)
+    return begun
+
+
+def _clear(instance: Instance, clients: Clients) -> bool:
+    """To be started anew where it is: its old container goes first, and before that its route."""
+    if not _unrouted(instance, clients):
+        return False
+    return _removed(instance, clients, grace=0) and instance_cleared(instance=instance)
 
 
 def spec_of(instance: Instance) -> ContainerSpec:
@@ -123,6 +152,7 @@ def spec_of(instance: Instance) -> ContainerSpec:
         ),
         env=release.env,
         command=tuple(release.command),
+        stop_signal=release.stop_signal,
     )
 
 
@@ -167,28 +197,36 @@ def _start_failed(instance: Instance, error: EngineError) -> bool:
 
 
 def exited(instance: Instance, observed: Observed) -> bool:
-    """Its container ended by itself."""
+    """Its container ended by itself: what its release says is done."""
     if observed.oom_killed:
         memory = instance.replica_set.release.memory_mb
         code, reason = "instance.out_of_memory", f"Killed: it used more than its {memory} MiB of memory."
     else:
         code, reason = "instance.exited", f"Its process ended by itself with exit code {observed.exit_code}."
-    return instance_fail(instance=instance, code=code, reason=reason, exit_code=observed.exit_code)
+    return instance_broken(
+        instance=instance,
+        code=code,
+        reason=reason,
+        exit_code=observed.exit_code,
+        container_id=observed.container_id,
+    )
 
 
 def _await_ready(instance: Instance, clients: Clients) -> bool:
     """Poll fast for a moment, since most apps are ready within it; then leave it to the probe pass."""
-    target = target_of(instance)
+    check = readiness_of(instance.replica_set.release)
+    if check.kind is Kind.COMMAND and instance.host.silent:
+        return False
     began = looked = time.monotonic()
     while True:
-        wrong = clients.probe([target])[target.pk]
+        wrong = ask_once(instance, check, clients)
         if wrong is None:
             reached("instance.answered", instance.app.slug)
             instance_ready(instance=instance)
             reached("instance.ready", instance.app.slug)
             return False
         if passed(instance):
-            return never_ready(instance, wrong)
+            return never_ready(instance, check, wrong)
         at = time.monotonic()
         if at - looked >= LOOK_S:
             looked = at
@@ -196,7 +234,7 @@ def _await_ready(instance: Instance, clients: Clients) -> bool:
                 return True
         if at - began >= PATIENCE_S:
             return False
-        time.sleep(POLL_S)
+        time.sleep(LOOK_S if check.kind is Kind.COMMAND else POLL_S)
 
 
 def _ended(instance: Instance, clients: Clients) -> bool:
@@ -210,27 +248,47 @@ def _ended(instance: Instance, clients: Clients) -> bool:
 
 def _retire(instance: Instance, clients: Clients) -> bool:
     """Unpublish, wait for the gateways, stop, remove, free: in this order, each step repeatable."""
-    if instance.was_routed:
-        if not instance.unrouted_zxid:
-            receipt = publish(instance.app_id, instance.app.slug, clients)
-            if receipt is None:
-                # Not unpublished: users may still be on their way to it, so it stays. The sweep comes again.
-                return False
-            reached("instance.unpublished", instance.app.slug)
-            instance_unrouted(instance=instance, epoch=receipt.epoch, zxid=receipt.zxid)
-            reached("instance.unrouted", instance.app.slug)
-            return True
-        if not _gateways_let_go(instance, clients):
-            return False
-        reached("gateways.let_go", instance.app.slug)
+    if not _unrouted(instance, clients) or (instance.was_routed and not _answered_all(instance, clients)):
+        return False
     if instance.status == Status.LOST:
+        capture(instance, clients)
         # Nobody is there to be asked. The host is not ready again before its container is gone.
         instance_released(instance=instance)
         return False
+    grace = instance.replica_set.release.stop_grace_s if instance.status == Status.DRAINING else 0
+    if _removed(instance, clients, grace):
+        instance_released(instance=instance)
+        reached("instance.released", instance.app.slug)
+        if instance.rebuild_as_id is not None:
+            reached("place.handed_over", instance.app.slug)
+    return False
+
+
+def _unrouted(instance: Instance, clients: Clients) -> bool:
+    """Whether no gateway routes to it any more; unpublishes it first."""
+    if not instance.was_routed:
+        return True
+    if not instance.unrouted_zxid:
+        receipt = publish(instance.app_id, instance.app.slug, clients)
+        if receipt is None:
+            # Not unpublished: users may still be on their way to it, so it stays. The sweep comes again.
+            return False
+        reached("instance.unpublished", instance.app.slug)
+        instance_unrouted(instance=instance, epoch=receipt.epoch, zxid=receipt.zxid)
+        reached("instance.unrouted", instance.app.slug)
+        instance.refresh_from_db(fields=["unrouted_epoch", "unrouted_zxid", "unrouted_at", "deadline_at"])
+    if not _gateways_let_go(instance, clients):
+        return False
+    reached("gateways.let_go", instance.app.slug)
+    return True
+
+
+def _removed(instance: Instance, clients: Clients, grace: int) -> bool:
+    """Whether its container is gone from its host now."""
     if instance.host.silent:
         # Asking it would only keep this worker waiting. The sweep comes again.
         return False
-    grace = instance.replica_set.release.stop_grace_s if instance.status == Status.DRAINING else 0
+    capture(instance, clients)
     try:
         clients.engine(instance.host).remove(spec_of(instance).name, grace_s=grace)
     except EngineUnreachable as error:
@@ -240,11 +298,31 @@ def _retire(instance: Instance, clients: Clients) -> bool:
         log.error("remove_failed", instance=str(instance.uid), code=error.code, error=str(error))
         return False
     reached("container.removed", instance.app.slug)
-    instance_released(instance=instance)
-    reached("instance.released", instance.app.slug)
-    if instance.rebuild_as_id is not None:
-        reached("place.handed_over", instance.app.slug)
-    return False
+    return True
+
+
+def _answered_all(instance: Instance, clients: Clients) -> bool:
+    """Whether what it was asked before gateways let go of it is answered. What no gateway can tell is not waited for.
+
+    Only of one that is well: of the others no answer is to be expected.
+    """
+    if instance.status != Status.DRAINING:
+        return True
+    until = (instance.unrouted_at or now()) + timedelta(seconds=settings.DRAIN_REQUESTS_S)
+    patience = time.monotonic() + PATIENCE_S
+    while now() < until:
+        try:
+            states = clients.discovery.gateways()
+        except DiscoveryUnavailable:
+            return True
+        told = clients.traffic.of(instance.app.slug, states)
+        if not any(one.busy.get(instance.container_id) for one in told.values()):
+            return True
+        if time.monotonic() >= patience:
+            return False
+        time.sleep(2 * POLL_S)
+    log.info("drain_cut", instance=str(instance.uid))
+    return True
 
 
 def _gateways_let_go(instance: Instance, clients: Clients) -> bool:

@@ -75,7 +75,7 @@ def advance(app: App, clients: Clients) -> bool:
         return _undeploying(app, rollout)
     scene = _scene(app, rollout, rollout.target)
     if "traffic" not in rollout.evidence:
-        rollout_noted(rollout=rollout, evidence={"traffic": snapshot(app, clients)})
+        rollout_noted(rollout=rollout, evidence={"traffic": snapshot(app, clients, containers=False)})
         rollout.refresh_from_db(fields=["evidence"])
     if rollout.phase == Phase.ENDING:
         return _ending(scene, clients)
@@ -176,8 +176,12 @@ def _judging(scene: Scene, clients: Clients) -> Move | Judgement | None:
     rollout = scene.rollout
     stepwise = rollout.strategy in (Strategy.ROLLING, Strategy.IN_PLACE)
     key = "judged" if stepwise else f"judged {rollout.step}"
-    if not rollout.judge_s or not scene.in_force or not scene.ready or (stepwise and key in rollout.evidence):
+    if not rollout.judge_s or not scene.in_force or not scene.ready:
         return None
+    if rollout.phase != Phase.JUDGING and key in rollout.evidence:
+        # It was let through by its first answers; with more of it in traffic it may turn out worse all the same.
+        later = judged(rollout, scene.app, clients)
+        return later if later.worse else None
     if rollout.phase != Phase.JUDGING:
         return Move(phase=Phase.JUDGING, evidence={"before": snapshot(scene.app, clients)}, mark="comparing")
     judgement = judged(rollout, scene.app, clients)

@@ -9,7 +9,7 @@ from apps.core.failpoints import reached
 from apps.deployments.discovery import DiscoveryUnavailable, EpochMissing, Receipt
 from apps.deployments.models import App
 from apps.deployments.reconcile.clients import Clients
-from apps.deployments.selectors import publication_of
+from apps.deployments.selectors import publication_of, routed
 from apps.deployments.services.routing import gateways_seen, quarantines_end, route_published
 from gateway.contract import ContractError
 
@@ -41,6 +41,15 @@ def publish(app_id: int, slug: str, clients: Clients, *, rebuilding: bool = Fals
     return receipt
 
 
+def withdraw(app_id: int, slug: str, clients: Clients) -> bool:
+    """Take all of an app that has no route any more out of ZooKeeper. False where that can't be done now."""
+    try:
+        return clients.discovery.withdraw(slug, lambda: publication_of(app_id) is None)
+    except DiscoveryUnavailable as error:
+        log.warning("withdraw_failed", app=slug, error=error.detail)
+        return False
+
+
 def rebuild_discovery(clients: Clients) -> int:
     """Compare every app with ZooKeeper and mend what differs; fill an empty one. Returns how many apps.
 
@@ -49,14 +58,14 @@ def rebuild_discovery(clients: Clients) -> int:
     apps = list(App.objects.order_by("pk").values_list("pk", "slug"))
     failed = 0
     for pk, slug in apps:
-        if publish(pk, slug, clients, rebuilding=True) is None and App.objects.filter(pk=pk).exists():
+        if publish(pk, slug, clients, rebuilding=True) is None and publication_of(pk) is not None:
             failed += 1
             if failed >= GIVE_UP_AFTER:
                 return 0
     if failed:
         return len(apps) - failed
     try:
-        clients.discovery.prune(lambda listed: set(App.objects.filter(slug__in=listed).values_list("slug", flat=True)))
+        clients.discovery.prune(routed)
         if not clients.discovery.epoch():
             log.info("epoch_begun", epoch=clients.discovery.epoch_begin(), apps=len(apps))
     except DiscoveryUnavailable as error:

@@ -1,4 +1,4 @@
-"""Creating apps."""
+"""Creating apps, and what holds for all changes to one."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from django.db import IntegrityError, transaction
 from django.db.models import F, QuerySet
 
 from apps.core import compiled, events, jobs
-from apps.core.errors import Denied
+from apps.core.errors import Conflict, Denied
 from apps.deployments.models import App, Domain
 from apps.hosts.selectors import default_cluster
 from apps.registry.services.versions import repository_create
 from apps.tenants.models import Quota, Tenant, User
 from apps.tenants.permissions import may_create_apps
+from apps.tenants.services.deleting import not_deleting
 from apps.tenants.services.tenants import QuotaExceeded, SlugInvalid, SlugTaken, check_slug
 
 #: Names that the platform's own addresses use, or that would look like it.
@@ -44,6 +45,20 @@ RESERVED = frozenset(
 )
 
 
+class AppDeleting(Conflict):
+    code = "apps.deleting"
+
+
+def not_going(app: App) -> App:
+    """The app, of which the caller holds the lock, unless it is being deleted: then it may only be looked at.
+
+    Raises AppDeleting.
+    """
+    if app.deleting_at is not None:
+        raise AppDeleting(f"{app.slug} is being deleted: nothing of it can be changed any more.")
+    return app
+
+
 def _of_the_platform(name: str) -> bool:
     """Whether the host name is the portal's or the registry's own."""
     own = {urlsplit(url).hostname for url in (settings.PORTAL_URL, settings.REGISTRY_URL)}
@@ -54,7 +69,7 @@ def _of_the_platform(name: str) -> bool:
 def app_create(*, tenant: Tenant, slug: str, by: User) -> App:
     """An app with its repository and its platform address.
 
-    Raises Denied, SlugInvalid, SlugTaken (whoever holds the name), QuotaExceeded.
+    Raises Denied, SlugInvalid, SlugTaken (whoever holds the name), QuotaExceeded, TenantDeleting.
     """
     if not may_create_apps(by, tenant):
         raise Denied("Viewers can't create apps. Ask an owner or admin of the tenant for another role.")
@@ -64,7 +79,8 @@ def app_create(*, tenant: Tenant, slug: str, by: User) -> App:
     cluster = default_cluster()
     with transaction.atomic():
         # The quota row's lock makes the count exact while others create too.
-        quota = Quota.objects.select_for_update().get(tenant=tenant)
+        quota = Quota.objects.select_for_update().select_related("tenant").get(tenant=tenant)
+        not_deleting(quota.tenant)
         if App.objects.filter(tenant=tenant).count() >= quota.apps:
             raise QuotaExceeded(f"The tenant may have {quota.apps} apps and has them. Ask an admin for more.")
         try:

@@ -12,6 +12,7 @@ from django.db.models import Q, QuerySet
 
 from apps.core import compiled, events, jobs
 from apps.core.clock import after, now
+from apps.deployments.checks import readiness_of
 from apps.deployments.models import Instance, ReplicaSet
 from apps.deployments.services.apps import route_touch
 from apps.hosts.models import Allocation
@@ -63,16 +64,23 @@ def instance_started(*, instance: Instance, container_id: str) -> bool:
         [Status.STARTING],
         Status.RUNNING,
         container_id=container_id,
-        deadline_at=after(settings.READY_DEADLINE_S),
+        deadline_at=after(_start_period(instance)),
         running_at=now(),
     )
+
+
+def _start_period(instance: Instance) -> int:
+    """How long it may take to its first good answer. Seconds."""
+    return readiness_of(instance.replica_set.release).start_period_s or settings.READY_DEADLINE_S
 
 
 @transaction.atomic
 def instance_ready(*, instance: Instance) -> bool:
     """It answered its check: from the next publication on it gets traffic."""
-    first = {} if instance.ready_at else {"ready_at": now()}
-    if not _move(instance, [Status.RUNNING], Status.HEALTHY, deadline_at=None, failures=0, was_routed=True, **first):
+    well: dict[str, Any] = {"failures": 0, "failing_since": None, "code": "", "reason": "", "exit_code": None}
+    if not instance.ready_at:
+        well["ready_at"] = now()
+    if not _move(instance, [Status.RUNNING], Status.HEALTHY, deadline_at=None, was_routed=True, **well):
         return False
     _record(instance, "instance.ready", f"Instance {instance.short_id} is ready.")
     route_touch(app_id=instance.app_id)
@@ -92,8 +100,9 @@ def instance_fail(*, instance: Instance, code: str, reason: str, exit_code: int 
 
 @transaction.atomic
 def instance_unhealthy(*, instance: Instance, reason: str) -> bool:
-    """It was ready and stopped answering its checks."""
-    if not _move(instance, [Status.HEALTHY], Status.UNHEALTHY, code="instance.unhealthy", reason=reason[:500]):
+    """It was ready and stopped answering its checks; or it is alive no more, by a check of its own, since."""
+    old = [Status.HEALTHY, Status.RUNNING]
+    if not _move(instance, old, Status.UNHEALTHY, code="instance.unhealthy", reason=reason[:500]):
         return False
     _record(
         instance,
@@ -147,7 +156,6 @@ def instance_unrouted(*, instance: Instance, epoch: str, zxid: int) -> None:
     Instance.objects.filter(pk=instance.pk, unrouted_zxid=0).update(
         unrouted_epoch=epoch, unrouted_zxid=zxid, deadline_at=after(settings.DRAIN_DEADLINE_S), unrouted_at=now()
     )
-    instance.refresh_from_db(fields=["unrouted_epoch", "unrouted_zxid", "deadline_at"])
 
 
 @transaction.atomic
@@ -203,13 +211,3 @@ def instance_rebuilt(*, instance: Instance, allocation: Allocation) -> bool:
         return False
     jobs.enqueue(jobs.RECONCILE_INSTANCE, new.pk)
     return True
-
-
-def probe_noted(*, instance: Instance, failed: bool) -> int:
-    """Count failed probes in a row. Returns the count, or 0 where another pass has counted meanwhile."""
-    if not failed and not instance.failures:
-        return 0
-    count = instance.failures + 1 if failed else 0
-    since = (instance.failing_since or now()) if failed else None
-    rows = Instance.objects.filter(pk=instance.pk, status=Status.HEALTHY, failures=instance.failures)
-    return count if rows.update(failures=count, failing_since=since) else 0

@@ -132,6 +132,8 @@ _WORDS = {
 def _told(rollout: Rollout, move: Move) -> None:
     paused = move.status == Status.PAUSED
     words = "waits to be continued" if paused else _WORDS[Phase(move.phase or rollout.phase)]
+    if move.phase == Phase.ENDING and not rollout.source_instances:
+        words = "has all its instances ready"
     share = "" if move.weight is None else f" The new version has {move.weight} % of the traffic."
     events.record(
         "rollout.paused" if paused else "rollout.step",

@@ -10,6 +10,7 @@ from typing import Any
 from django.db.models import Max
 
 from apps.core.errors import Invalid
+from apps.deployments.checks import DEFAULT_PATH, CheckInvalid, Kind, checked, path_ok
 from apps.deployments.models import App, Release, Rollout
 from apps.deployments.services.rules import rules_checked
 from apps.registry.models import Version
@@ -29,8 +30,8 @@ BOUNDS = {
     "stop_grace_s": (0, MAX_GRACE_S),
 }
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
-# RFC 3986 path and query characters; nothing that could end a request line.
-_HEALTH_PATH = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]{0,199}")
+#: As the builder of containers allows them.
+STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGKILL", "SIGRTMIN+3")
 #: Set by the platform in every container.
 ENV_RESERVED = frozenset({"PORT"})
 
@@ -45,7 +46,8 @@ class ReleaseSettings:
 
     ``env`` replaces all variables by these, whose values nobody can read again. ``secrets`` and ``settings`` change
     single ones (None as value takes one away); a setting's value can be read by the app's members.
-    ``placement`` holds rules as apps.deployments.services.rules takes them.
+    ``placement`` holds rules as apps.deployments.services.rules takes them; ``readiness`` and ``liveness`` are checks
+    as apps.deployments.checks does, each as a whole. ``health_path`` alone changes what the readiness check asks for.
 
     Memory is MiB, CPU thousandths of a core, the grace before a kill seconds.
     """
@@ -58,6 +60,10 @@ class ReleaseSettings:
     memory_mb: int | None = None
     cpu_millis: int | None = None
     health_path: str | None = None
+    readiness: Mapping[str, Any] | None = None
+    liveness: Mapping[str, Any] | None = None
+    on_failure: str | None = None
+    stop_signal: str | None = None
     stop_grace_s: int | None = None
     placement: Mapping[str, Any] | None = None
 
@@ -65,10 +71,11 @@ class ReleaseSettings:
 def release_create(*, app: App, version: Version, asked: ReleaseSettings, by: User) -> Release:
     """The app's next release; part of a transaction that holds the app's row. Raises ReleaseInvalid."""
     base = base_of(app) or Release(
-        container_port=8080, memory_mb=256, cpu_millis=100, health_path="/_ping", stop_grace_s=10
+        container_port=8080, memory_mb=256, cpu_millis=100, health_path=DEFAULT_PATH, stop_grace_s=10
     )
     env, readable = _env_asked(asked, base)
     placement = rules_checked(asked.placement, app=app, viewer=by) if asked.placement is not None else base.placement
+    path, readiness = _readiness(asked, base)
     release = Release(
         app=app,
         number=_next_number(app),
@@ -80,11 +87,20 @@ def release_create(*, app: App, version: Version, asked: ReleaseSettings, by: Us
         container_port=_kept("container_port", asked, base),
         memory_mb=_kept("memory_mb", asked, base),
         cpu_millis=_kept("cpu_millis", asked, base),
-        health_path=_health_path(asked.health_path if asked.health_path is not None else base.health_path),
+        health_path=path,
+        readiness=readiness,
+        liveness=_check("liveness", asked.liveness) if asked.liveness is not None else base.liveness,
+        on_failure=_one_of("on_failure", Release.OnFailure.values, asked.on_failure or base.on_failure),
+        stop_signal=_one_of("stop_signal", STOP_SIGNALS, asked.stop_signal or base.stop_signal),
         stop_grace_s=_kept("stop_grace_s", asked, base),
         placement=placement,
         is_global=bool(placement.get("global")),
     )
+    if release.is_global and release.on_failure == Release.OnFailure.REMOVE:
+        raise ReleaseInvalid(
+            "A global app runs on every matching host, so none of its instances can be removed for good.",
+            field="on_failure",
+        )
     release.save()
     return release
 
@@ -170,10 +186,48 @@ def _command(command: Sequence[str]) -> list[str]:
     return list(command)
 
 
-def _health_path(path: str) -> str:
-    if path and not _HEALTH_PATH.fullmatch(path):
+def _readiness(asked: ReleaseSettings, base: Release) -> tuple[str, dict[str, Any]]:
+    """The path, which stands in a column of its own, and the rest of the check."""
+    path = asked.health_path
+    if path and not path_ok(path):
         raise ReleaseInvalid("health_path must be like /_ping, or empty for a TCP check.", field="health_path")
-    return path
+    if asked.readiness is None:
+        readiness = dict(base.readiness)
+        if path is None:
+            return base.health_path, readiness
+        if "kind" in readiness and readiness["kind"] != (Kind.HTTP if path else Kind.TCP):
+            # What went with the other kind goes with it.
+            for key in ("kind", "command", "statuses", "text"):
+                readiness.pop(key, None)
+        return path, readiness
+    readiness = _check("readiness", asked.readiness)
+    its = readiness.pop("path", None)
+    if path is not None and its is not None and path != its:
+        raise ReleaseInvalid("health_path and the path of readiness differ: leave one out.", field="health_path")
+    if readiness.get("kind", Kind.HTTP) != Kind.HTTP:
+        if path:
+            raise ReleaseInvalid(f"A check of the kind {readiness['kind']} has no path.", field="health_path")
+        return "", readiness
+    if path == "" and readiness.get("kind") == Kind.HTTP:
+        raise ReleaseInvalid("A check of the kind http needs a path.", field="health_path")
+    if path is not None or its is not None:
+        return path if path is not None else its, readiness
+    # {} keeps the path, an empty one too; what asks by HTTP needs one.
+    return base.health_path or (DEFAULT_PATH if readiness else ""), readiness
+
+
+def _check(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return checked(given, startable=name == "readiness")
+    except CheckInvalid as error:
+        key = f"{name}.{error.key}" if error.key else name
+        raise ReleaseInvalid(f"{name}: {error}.", field=key) from None
+
+
+def _one_of(name: str, allowed: Sequence[str], value: str) -> str:
+    if value not in allowed:
+        raise ReleaseInvalid(f"{name} must be one of {', '.join(allowed)}.", field=name)
+    return value
 
 
 def _kept(name: str, asked: ReleaseSettings, base: Release) -> int:

@@ -14,7 +14,7 @@ from apps.core.clock import after, now
 from apps.core.errors import BerthError, Conflict, Missing
 from apps.deployments.models import App, Release, ReplicaSet, Rollout
 from apps.deployments.selectors import rollout_of
-from apps.deployments.services.apps import app_locked, route_touch
+from apps.deployments.services.apps import app_locked, not_going, route_touch
 from apps.deployments.services.explain import refusal_explained
 from apps.deployments.services.moves import Move, rollout_begin, rollout_end, rollout_give_up, rollout_move
 from apps.deployments.services.releases import ReleaseSettings, base_of, bounded, release_copy, release_create
@@ -71,9 +71,9 @@ def rollout_start(
 ) -> Rollout:
     """Release this version and start moving the app to it; where a rollout is under way this one waits behind it.
 
-    What it begins with is placed before this returns. Raises Denied, VersionMissing, ReleaseInvalid, RolloutInvalid,
-    RolloutInProgress, QuotaExceeded, NoHost, PlacementContended; then nothing of it exists but an event and, where
-    there was no room, an explanation (``extra["explanation"]``).
+    What it begins with is placed before this returns. Raises Denied, AppDeleting, VersionMissing, ReleaseInvalid,
+    RolloutInvalid, RolloutInProgress, QuotaExceeded, NoHost, PlacementContended; then nothing of it exists but an
+    event and, where there was no room, an explanation (``extra["explanation"]``).
     """
     require(by, Action.DEPLOY, app)
     asked = settings_ or ReleaseSettings()
@@ -150,7 +150,7 @@ def _start(
     kind: str,
 ) -> Rollout:
     # One asker at a time per app: numbers stay dense and the look at the queue holds.
-    app = app_locked(app.pk)
+    app = not_going(app_locked(app.pk))
     if instances is not None:
         bounded("instances", instances)
     release = make(app)
@@ -222,9 +222,10 @@ def _open(app: App, target: ReplicaSet | None, count: int, by: User, **values: A
 
 @transaction.atomic
 def undeploy(*, app: App, by: User) -> Rollout:
-    """Take the app down to nothing; what is open or waits is superseded. Raises Denied, NotDeployed."""
+    """Take the app down to nothing; what is open or waits is superseded. Raises Denied, AppDeleting,
+    NotDeployed."""
     require(by, Action.DEPLOY, app)
-    app = app_locked(app.pk)
+    app = not_going(app_locked(app.pk))
     sets = app.replica_sets.exclude(wanted=0, weight=0, retiring_until=None)
     if not app.instances.filter(released=False).exists() and not sets.exists():
         raise NotDeployed(f"{app.slug} runs nothing that could be undeployed.")
@@ -257,9 +258,9 @@ def undeploy(*, app: App, by: User) -> Rollout:
 
 
 def _found(app: App, number: int, by: User) -> tuple[App, Rollout]:
-    """Of an open rollout, with the app's row locked. Raises Denied, RolloutMissing, RolloutNotOpen."""
+    """Of an open rollout, with the app's row locked. Raises Denied, AppDeleting, RolloutMissing, RolloutNotOpen."""
     require(by, Action.DEPLOY, app)
-    app = app_locked(app.pk)
+    app = not_going(app_locked(app.pk))
     rollout = rollout_of(app, number)
     if rollout.status not in Rollout.OPEN:
         raise RolloutNotOpen(f"Rollout {number} has ended already: {rollout.get_status_display().lower()}.")
@@ -270,7 +271,7 @@ def _found(app: App, number: int, by: User) -> tuple[App, Rollout]:
 def rollout_cancel(*, app: App, number: int, by: User) -> Rollout:
     """Give up a rollout that waits or is under way: what served before serves, as many instances as it had.
 
-    Raises Denied, RolloutMissing, RolloutNotOpen, RolloutSwitched.
+    Raises Denied, AppDeleting, RolloutMissing, RolloutNotOpen, RolloutSwitched.
     """
     app, rollout = _found(app, number, by)
     if rollout.target_id is None:

@@ -6,7 +6,7 @@ from django.db import transaction
 
 from apps.core import events, jobs
 from apps.deployments.models import App, ReplicaSet, Rollout
-from apps.deployments.services.apps import app_locked, route_touch
+from apps.deployments.services.apps import app_locked, not_going, route_touch
 from apps.deployments.services.placement import instances_place
 from apps.deployments.services.releases import BOUNDS, ReleaseInvalid
 from apps.deployments.services.rollouts import NotDeployed, RolloutInProgress
@@ -22,13 +22,13 @@ def app_scale(*, app: App, instances: int, by: User) -> App:
     """Want so many instances (0 to MOST) of the release that serves; what is more is placed before this returns.
 
     What is too many goes drained, the unready and the newest first. With 0 the gateway says so to whoever comes.
-    Raises Denied, ReleaseInvalid, NotDeployed, RolloutInProgress, GlobalHasNoCount, QuotaExceeded, NoHost,
-    PlacementContended; then nothing has changed.
+    Raises Denied, ReleaseInvalid, AppDeleting, NotDeployed, RolloutInProgress, GlobalHasNoCount, QuotaExceeded,
+    NoHost, PlacementContended; then nothing has changed.
     """
     require(by, Action.DEPLOY, app)
     if not 0 <= instances <= MOST:
         raise ReleaseInvalid(f"instances must be between 0 and {MOST}.", field="instances")
-    app = app_locked(app.pk)
+    app = not_going(app_locked(app.pk))
     if app.rollouts.filter(status__in=Rollout.OPEN).exists():
         raise RolloutInProgress(f"{app.slug} has a rollout in progress. Wait for it, or cancel it.")
     serving = _serving(app)

@@ -12,6 +12,7 @@ from apps.core.errors import BerthError
 from apps.core.models import Event
 from apps.deployments import reconcile
 from apps.deployments.models import Instance, ReplicaSet
+from apps.deployments.reconcile.answers import Wrong
 from apps.deployments.services.rollouts import undeploy
 from apps.deployments.services.strategies import Options
 from apps.deployments.tests.steps import deploy
@@ -289,7 +290,7 @@ def test_a_rollout_on_a_host_that_is_drained_does_not_end_with_fewer_than_wanted
     asked = loop.clients.probe
 
     def probe(targets):
-        return {**asked(targets), **{one.pk: "not yet" for one in targets if one.pk == never.pk}}
+        return {**asked(targets), **{one.pk: Wrong("not yet") for one in targets if one.pk == never.pk}}
 
     monkeypatch.setattr(loop.clients, "probe", probe)
     loop.settle(3)

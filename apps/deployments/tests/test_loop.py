@@ -12,6 +12,7 @@ from apps.deployments.models import Instance, Rollout
 from apps.deployments.reconcile.routes import publish
 from apps.deployments.services.instances import instance_ready
 from apps.deployments.services.rollouts import undeploy
+from apps.deployments.services.strategies import Options
 from apps.deployments.tests.steps import deploy, nothing_held, rest
 from apps.hosts.engines.memory import NEVER_READY, exits, refuses
 from apps.hosts.models import PortAllocation
@@ -57,6 +58,24 @@ def test_an_instance_is_not_stopped_before_the_gateways_let_go(app, world, hosts
     discovery.served["gw-1"] = discovery.zxid
     loop.settle()
     assert not any(world.engine_of(host).containers for host in hosts)
+
+
+def test_an_instance_is_not_stopped_before_it_has_answered_what_it_was_asked_unless_that_takes_too_long(
+    app, world, hosts, loop, discovery
+):
+    deploy(app, world)
+    loop.settle()
+    busy, _ = Instance.objects.filter(app=app).order_by("pk")
+    loop.traffic.count(app.slug, busy.container_id)
+    loop.traffic.busy = {busy.container_id: 2}
+    undeploy(app=app, by=world.alice)
+    loop.settle()
+    left = [one for host in hosts for one in world.engine_of(host).containers.values()]
+    assert [one.observed.container_id for one in left] == [busy.container_id]
+    assert discovery.nodes["shop"] == {}
+    Instance.objects.filter(pk=busy.pk).update(unrouted_at=now() - timedelta(minutes=1))
+    loop.settle()
+    assert not any(world.engine_of(host).containers for host in hosts), "a websocket may stay for ever"
 
 
 def test_a_port_stays_in_quarantine_until_every_live_gateway_has_served_the_change(app, world, loop, discovery):
@@ -144,7 +163,9 @@ def test_a_new_release_of_the_same_version_gets_no_traffic_before_the_switch(app
     deploy(app, world, instances=1)
     loop.settle()
     (before,) = discovery.nodes["shop"]
-    rollout = deploy(app, world, instances=2, env={"A": "1"})
+    rollout = deploy(
+        app, world, instances=2, env={"A": "1"}, options=Options(strategy="blue_green", keep_s=0, judge_s=0)
+    )
     newest, *_ = Instance.objects.filter(replica_set=rollout.target)
     Instance.objects.filter(pk=newest.pk).update(status=Status.RUNNING, container_id="c" * 64)
     newest.refresh_from_db()

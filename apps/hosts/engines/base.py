@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Protocol
 
@@ -136,6 +136,10 @@ class Limits:
     capabilities: tuple[str, ...] = ()
 
 
+def container_name(platform: str, app: str, instance: str) -> str:
+    return f"berth-{platform}-{app}-{instance}"
+
+
 @dataclass(frozen=True, slots=True)
 class ContainerSpec:
     """All that can be asked of a container. What has no field here cannot be expressed, and so not be had."""
@@ -157,7 +161,7 @@ class ContainerSpec:
     @property
     def name(self) -> str:
         """Deterministic, so that a second attempt finds what the first one made."""
-        return f"berth-{self.platform}-{self.app}-{self.instance}"
+        return container_name(self.platform, self.app, self.instance)
 
     @property
     def fingerprint(self) -> str:
@@ -220,4 +224,60 @@ class StreamsLogs(Protocol):
         """The last ``tail`` lines of the container's output, standard error included; at most 1 MiB.
 
         A container that is not there has no lines.
+        """
+
+
+#: So much of a command's output is kept. Bytes.
+MAX_CHECK_OUTPUT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class CommandResult:
+    """How a command in a container ended. ``exit_code`` None: it had not ended when its time was over."""
+
+    exit_code: int | None
+    output: bytes = b""
+
+
+class RunsChecks(Protocol):
+    def check(self, name: str, command: Sequence[str], *, timeout_s: int) -> CommandResult:
+        """Run a program in the container, without a shell, with the container's own walls and user.
+
+        At most the first 4 KiB of its output are kept, standard error included. While one with the same arguments still
+        runs from before, no other is begun: a command that hangs must not fill the container with its like. Takes
+        about ``timeout_s`` and the engine's own time-outs at most. A container that does not run, or is not there, is
+        an EngineError: that says nothing about the command.
+        """
+
+
+class EventKind(enum.StrEnum):
+    """What happened to a container. ``OOM`` says that the kernel killed in it, not yet that it ended."""
+
+    START = "start"
+    DIE = "die"
+    OOM = "oom"
+    DESTROY = "destroy"
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerEvent:
+    """Something happened to one container of ours. Only a nudge: what is true is what ``inspect`` answers.
+
+    ``at`` is seconds by the engine's clock, good for nothing but ``since``. ``exit_code`` comes with DIE.
+    """
+
+    name: str
+    instance: str
+    kind: EventKind
+    at: float
+    exit_code: int | None = None
+
+
+class StreamsEvents(Protocol):
+    def events(self, platform: str, *, since: float | None, stop: Callable[[], bool]) -> Iterator[ContainerEvent]:
+        """What happens to this platform's containers: after ``since`` as far back as the engine remembers, else from
+        now on. Ends soon after ``stop`` says so, which is asked between events and every few seconds of silence.
+
+        A connection that is merely silent is made anew inside, and nothing is missed; one that breaks raises
+        EngineError, and the caller comes again with ``at`` of the last event. One event may come twice.
         """

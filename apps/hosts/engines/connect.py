@@ -6,11 +6,11 @@ import os
 from collections.abc import Callable
 from typing import Protocol
 
-from apps.hosts.engines.base import AddressRefused, Engine, EngineAddress, StreamsLogs
+from apps.hosts.engines.base import AddressRefused, Engine, EngineAddress, RunsChecks, StreamsEvents, StreamsLogs
 
 
-class HostEngine(Engine, StreamsLogs, Protocol):
-    """What every engine of one host can do: the five verbs and the logs."""
+class HostEngine(Engine, StreamsLogs, StreamsEvents, RunsChecks, Protocol):
+    """What every engine of one host can do: the five verbs, the logs, the events, and commands that check."""
 
 
 def connect(address: EngineAddress) -> HostEngine:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +18,11 @@ import urllib3
 from docker import APIClient
 from docker.errors import APIError, DockerException, NotFound
 
-from apps.hosts.engines import builder
+from apps.hosts.engines import builder, docker_events
 from apps.hosts.engines import docker_parse as parse
 from apps.hosts.engines.base import (
+    CommandResult,
+    ContainerEvent,
     ContainerSpec,
     ContainerState,
     EngineAddress,
@@ -31,6 +33,7 @@ from apps.hosts.engines.base import (
     NameTaken,
     Observed,
 )
+from apps.hosts.engines.docker_check import run
 from apps.hosts.engines.docker_errors import Moved, clean, read_error
 from apps.hosts.engines.docker_pull import pull
 from apps.hosts.engines.docker_tls import MutualTLS, base_url, context
@@ -57,6 +60,7 @@ class Timeouts:
     change: int = 45
     pull_idle: int = 60
     pull_total: int = 240
+    events_idle: int = 10
 
 
 class DockerEngine:
@@ -139,6 +143,36 @@ class DockerEngine:
             except NotFound:
                 return b""
 
+    def check(self, name: str, command: Sequence[str], *, timeout_s: int) -> CommandResult:
+        with _translated():
+            found = self._find(name)
+            if found is None or not found["State"]["Running"]:
+                raise EngineError(f"{name} does not run")
+            client = self._client()
+            return run(
+                client,
+                f"{client.base_url}/v{client.api_version}",
+                str(found["Id"]),
+                [str(one) for one in found.get("ExecIDs") or []],
+                command,
+                read_s=self._timeouts.read,
+                timeout_s=timeout_s,
+                clock=self._clock,
+            )
+
+    def events(self, platform: str, *, since: float | None, stop: Callable[[], bool]) -> Iterator[ContainerEvent]:
+        with _translated():
+            client = self._client()
+            yield from docker_events.stream(
+                client,
+                f"{client.base_url}/v{client.api_version}",
+                platform,
+                since=since,
+                stop=stop,
+                connect_s=self._timeouts.ping,
+                idle_s=self._timeouts.events_idle,
+            )
+
     def close(self) -> None:
         """Drop the connections. The next verb opens new ones."""
         with self._lock:
@@ -174,7 +208,7 @@ class DockerEngine:
             return str(made["Id"])
         except APIError as refused:
             holder = self._inspect(spec.name) if refused.status_code == 409 else None
-            if holder is None or _is(holder, spec.name):
+            if holder is None or parse.is_named(holder, spec.name):
                 raise  # the one that holds the name is ours, or on its way in or out: look again
         raise NameTaken(f"a container that is not ours has the name {spec.name}")
 
@@ -227,7 +261,7 @@ class DockerEngine:
         found = self._inspect(name) if parse.is_name(name) else None
         if found is None:
             return None
-        return found if _is(found, name) else None
+        return found if parse.is_named(found, name) else None
 
     def _inspect(self, name: str) -> dict[str, Any] | None:
         try:
@@ -269,7 +303,7 @@ class DockerEngine:
                 if refused.status_code != 409:
                     raise
             found = self._networks(name)
-        if any(not _carries(network, labels) for network in found):
+        if any(not parse.carries(network, labels) for network in found):
             raise NameTaken(f"a network that is not ours has the name {name}")
         if len(found) > 1:  # the engine's own check for duplicates races: two workers may both have made one
             self._settle(found)
@@ -364,13 +398,3 @@ def _known(observed: Observed | None) -> Observed:
     if observed is None:
         raise EngineError("the engine does not give back the labels that it was given")
     return observed
-
-
-def _is(found: dict[str, Any], name: str) -> bool:
-    ours = parse.from_inspect(found)
-    return ours is not None and ours.name == name
-
-
-def _carries(network: dict[str, Any], labels: dict[str, str]) -> bool:
-    its = parse.labels_of(network)
-    return all(its.get(key) == value for key, value in labels.items())

@@ -35,6 +35,17 @@ def labels_of(raw: Mapping[str, Any]) -> dict[str, str]:
     return {str(k): str(v) for k, v in labels.items()} if isinstance(labels, dict) else {}
 
 
+def is_named(found: Mapping[str, Any], name: str) -> bool:
+    """Whether this inspect answer is about our container of this name."""
+    ours = from_inspect(found)
+    return ours is not None and ours.name == name
+
+
+def carries(network: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    its = labels_of(network)
+    return all(its.get(key) == value for key, value in labels.items())
+
+
 def from_inspect(raw: Mapping[str, Any]) -> Observed | None:
     """None for a container that is not ours: its name must be the one that its own labels spell."""
     state = raw.get("State")

@@ -10,18 +10,23 @@ import enum
 import hashlib
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from apps.hosts.engines import builder
 from apps.hosts.engines.base import (
+    MAX_CHECK_OUTPUT,
+    CommandResult,
+    ContainerEvent,
     ContainerSpec,
     ContainerState,
     EngineAddress,
+    EngineError,
     EngineInfo,
     EngineUnreachable,
+    EventKind,
     ImageDenied,
     ImageNotFound,
     NameTaken,
@@ -31,6 +36,10 @@ from apps.hosts.engines.base import (
 )
 
 _KILLED = 137
+#: As many as a Docker Engine remembers.
+_REMEMBERED = 256
+#: How long a silent stream waits before it asks whether to stop. Seconds.
+_IDLE_S = 0.1
 _T = TypeVar("_T")
 
 
@@ -44,6 +53,8 @@ class Behaviour:
     output: bytes = b""
     tokens: frozenset[str] | None = None
     """Who may pull it; None is everybody."""
+    commands: Mapping[tuple[str, ...], CommandResult] = field(default_factory=dict)
+    """What commands do in it; one that is not named here ends well and says nothing."""
 
 
 RUNS = Behaviour()
@@ -98,6 +109,28 @@ class MemoryHost:
     calls: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     lock: threading.RLock = field(default_factory=threading.RLock)
     made: int = 0
+    said: deque[tuple[str, ContainerEvent]] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
+    """Events, the oldest first, each with its platform. Their time is a count."""
+    spoken: int = 0
+    streams_broken: int = 0
+    changed: threading.Condition = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.changed = threading.Condition(self.lock)
+
+    def say(self, one: MemoryContainer, kind: EventKind, exit_code: int | None = None) -> None:
+        """Tell those who follow the events, what is true or not."""
+        with self.changed:
+            self.spoken += 1
+            event = ContainerEvent(one.observed.name, one.observed.instance, kind, float(self.spoken), exit_code)
+            self.said.append((one.platform, event))
+            self.changed.notify_all()
+
+    def break_streams(self) -> None:
+        """End every event stream that is open, as a restarted engine does."""
+        with self.changed:
+            self.streams_broken += 1
+            self.changed.notify_all()
 
     def fail_next(self, verb: str, when: Failure = Failure.BEFORE, times: int = 1) -> None:
         """Make the next calls of a verb raise EngineUnreachable, as a hang that ran into its timeout does."""
@@ -111,6 +144,9 @@ class MemoryHost:
             one.observed = replace(
                 one.observed, state=ContainerState.EXITED, exit_code=exit_code, oom_killed=oom_killed
             )
+            if oom_killed:
+                self.say(one, EventKind.OOM)
+            self.say(one, EventKind.DIE, exit_code)
 
     def reboot(self) -> None:
         """What a dockerd without live-restore leaves after it was killed: every container ended."""
@@ -212,6 +248,34 @@ class MemoryEngine:
 
         return self._call("logs", read)
 
+    def check(self, name: str, command: Sequence[str], *, timeout_s: int) -> CommandResult:
+        def run(host: MemoryHost) -> CommandResult:
+            found = host.containers.get(name)
+            if found is None or found.observed.state is not ContainerState.RUNNING:
+                raise EngineError(f"{name} does not run")
+            result = found.behaviour.commands.get(tuple(command), CommandResult(0))
+            return replace(result, output=result.output[:MAX_CHECK_OUTPUT])
+
+        return self._call("check", run)
+
+    def events(self, platform: str, *, since: float | None, stop: Callable[[], bool]) -> Iterator[ContainerEvent]:
+        host = self._call("events", lambda host: host)
+        with host.lock:
+            last, broken = float(host.spoken) if since is None else since, host.streams_broken
+        while not stop():
+            with host.changed:
+                if host.streams_broken != broken or host.unreachable:
+                    raise EngineUnreachable(f"the event stream of {self._url} broke")
+                new = [(its, event) for its, event in host.said if event.at > last]
+                if not new:
+                    host.changed.wait(_IDLE_S)
+            for its, event in new:
+                last = event.at
+                if its == platform:
+                    yield event
+                if stop():
+                    return
+
     def close(self) -> None:
         """Nothing is held."""
 
@@ -271,6 +335,7 @@ def _start(host: MemoryHost, one: MemoryContainer) -> None:
         _remove(host, name)
         raise PortTaken("port is already allocated")
     one.observed = replace(one.observed, state=ContainerState.RUNNING)
+    host.say(one, EventKind.START)
     if behaviour.exit_code is not None:
         host.crash(name, behaviour.exit_code)
 
@@ -279,6 +344,9 @@ def _remove(host: MemoryHost, name: str) -> None:
     gone = host.containers.pop(name, None)
     if gone is None:
         return
+    if gone.observed.state is ContainerState.RUNNING:
+        host.say(gone, EventKind.DIE, _KILLED)
+    host.say(gone, EventKind.DESTROY)
     key = (gone.platform, gone.tenant)
     if not any((one.platform, one.tenant) == key for one in host.containers.values()):
         host.networks.discard(key)

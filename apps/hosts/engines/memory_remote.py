@@ -7,10 +7,13 @@ benchmarks/fleet.py).
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Client, Connection
 from typing import Any
 
 from apps.hosts.engines.base import (
+    CommandResult,
+    ContainerEvent,
     ContainerSpec,
     EngineAddress,
     EngineError,
@@ -49,6 +52,14 @@ class RemoteMemoryEngine:
     def logs(self, name: str, *, tail: int) -> bytes:
         answer: bytes = self._call("logs", name, tail=tail)
         return answer
+
+    def check(self, name: str, command: Sequence[str], *, timeout_s: int) -> CommandResult:
+        answer: CommandResult = self._call("check", name, tuple(command), timeout_s=timeout_s)
+        return answer
+
+    def events(self, platform: str, *, since: float | None, stop: Callable[[], bool]) -> Iterator[ContainerEvent]:
+        """Nothing is streamed: looks at the hosts find what there is to find."""
+        raise EngineUnreachable("a fleet in another process has no events")
 
     def close(self) -> None:
         """Each thread's connection ends with the thread."""

@@ -20,6 +20,10 @@ class Repository(models.Model):
     name = models.CharField(max_length=40, unique=True, validators=[valid_slug])
     created_at = models.DateTimeField(auto_now_add=True)
     listed_at = models.DateTimeField(null=True, blank=True, help_text="last compared with the registry")
+    deleting_at = models.DateTimeField(null=True, blank=True, editable=False, help_text="nothing may be pushed since")
+    tokens_until = models.DateTimeField(
+        null=True, blank=True, editable=False, help_text="when the last token that somebody was given for it has ended"
+    )
 
     class Meta:
         ordering = ("name",)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django.db import transaction
 
@@ -19,19 +19,34 @@ def repository_create(*, tenant: Tenant, name: str) -> Repository:
     return Repository.objects.create(tenant=tenant, name=name)
 
 
+def repository_close(*, name: str) -> None:
+    """Nobody gets a token for it any more, and pushes are not noted: part of the transaction that deletes its app."""
+    Repository.objects.filter(name=name, deleting_at=None).update(deleting_at=now())
+
+
+def repository_erase(*, name: str) -> None:
+    """The name is free again: part of the caller's transaction. What the registry held is gone by then."""
+    Repository.objects.filter(name=name, deleting_at__isnull=False).delete()
+
+
+#: A push that was told so much before the repository was made is of an earlier one of its name. Clocks differ a little.
+EARLIER = timedelta(seconds=30)
+
+
 @transaction.atomic
 def version_pushed(
     *, repository: str, tag: str, digest: str, media_type: str, pushed_by: str, pushed_at: datetime
 ) -> Version | None:
     """Note that the tag named this digest at that time. Safe to repeat and in any order: the latest push wins.
 
-    Returns None for what can't be ours: an unknown repository, or a tag or digest that is none.
+    Returns None for what can't be ours: a repository that is unknown, being deleted or younger than the push, or a
+    tag or digest that is none.
     """
     if not re.fullmatch(TAG, tag) or not re.fullmatch(DIGEST, digest):
         return None
     # The row lock serialises pushes of one repository, so that two can't both become current.
     owner = Repository.objects.select_for_update().filter(name=repository).first()
-    if owner is None:
+    if owner is None or owner.deleting_at is not None or pushed_at < owner.created_at - EARLIER:
         return None
     rows = Version.objects.filter(repository=owner, tag=tag)
     current = rows.filter(is_current=True).first()

@@ -29,7 +29,7 @@ class TenantSerializer(serializers.ModelSerializer[Tenant]):
 
     class Meta:
         model = Tenant
-        fields = ("slug", "name", "created_at", "quota")
+        fields = ("slug", "name", "created_at", "deleting_at", "quota")
         read_only_fields = fields
 
 

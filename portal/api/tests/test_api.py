@@ -65,6 +65,28 @@ def test_env_with_quotes_and_newlines_arrives_in_the_container_as_typed(world, l
     assert f"A={value}" in container.body["Env"]
 
 
+def test_checks_go_in_and_come_out_whole(world):
+    world.host()
+    world.push(world.app("shop"))
+    body = {
+        "version": "1.0",
+        "readiness": {"path": "/up", "text": "ok", "interval_s": 5},
+        "liveness": {"command": ["/bin/alive"], "failures": 2},
+        "on_failure": "restart",
+        "stop_signal": "SIGINT",
+    }
+    client = _client(world.bob)
+    assert client.post("/api/v1/apps/shop/rollouts/", body).status_code == 202
+    (release,) = client.get("/api/v1/apps/shop/releases/").json()["results"]
+    assert (release["health_path"], release["on_failure"], release["stop_signal"]) == ("/up", "restart", "SIGINT")
+    ready, alive = release["readiness"], release["liveness"]
+    assert (ready["kind"], ready["path"], ready["text"], ready["interval_s"]) == ("http", "/up", "ok", 5)
+    assert (ready["statuses"], ready["timeout_s"]) == ([200, 399], 2)
+    assert (alive["kind"], alive["command"], alive["failures"]) == ("command", ["/bin/alive"], 2)
+    (instance,) = client.get("/api/v1/apps/shop/instances/").json()["results"]
+    assert (instance["failures"], instance["restarts"], instance["last_check"]) == (0, 0, "")
+
+
 @pytest.mark.parametrize(
     ("body", "code"),
     [
@@ -76,6 +98,12 @@ def test_env_with_quotes_and_newlines_arrives_in_the_container_as_typed(world, l
         ({"version": "1.0", "container_port": 70000}, "releases.invalid"),
         ({"version": "1.0", "health_path": "/x\r\nHost: evil"}, "releases.invalid"),
         ({"version": "1.0", "health_path": "http://169.254.169.254/"}, "releases.invalid"),
+        ({"version": "1.0", "readiness": {"interval_s": 0}}, "releases.invalid"),
+        ({"version": "1.0", "readiness": {"path": "/x\r\nHost: evil"}}, "releases.invalid"),
+        ({"version": "1.0", "liveness": {"command": ["a\u0000"]}}, "request.invalid"),
+        ({"version": "1.0", "liveness": {"kind": "udp"}}, "request.invalid"),
+        ({"version": "1.0", "on_failure": "explode"}, "request.invalid"),
+        ({"version": "1.0", "stop_signal": "SIGSTOP"}, "releases.invalid"),
         ({"version": "1.0", "env": {"1A": "x"}}, "releases.invalid"),
         ({"version": "1.0", "env": {"PORT": "1"}}, "releases.invalid"),
         ({"version": "1.0", "env": {"A": "x\x00"}}, "request.invalid"),
@@ -155,6 +183,12 @@ def _routes(patterns=None, prefix=""):
 
 
 ARGUMENTS = {"<slug:slug>": "shop", "<int:number>": "1", "<int:pk>": "1", "<slug:name>": "host-1"}
+
+
+def _arguments():
+    return {**ARGUMENTS, "<uuid:uid>": str(Instance.objects.values_list("uid", flat=True)[0])}
+
+
 OWN = {"/api/v1/me/", "/api/v1/tokens/", "/api/v1/tenants/", "/api/v1/apps/", "/api/v1/tokens/1/"}
 
 
@@ -167,7 +201,7 @@ def test_a_stranger_gets_404_from_every_address_below_another_tenants_object(wor
     tried = 0
     for route in set(_routes()):
         path = route
-        for placeholder, value in ARGUMENTS.items():
+        for placeholder, value in _arguments().items():
             path = path.replace(placeholder, value)
         assert "<" not in path, f"tell this test what to put into {route}"
         if path in OWN:
@@ -188,7 +222,7 @@ def test_a_stranger_gets_404_from_every_address_below_another_tenants_object(wor
 def test_signed_out_gets_401_everywhere(world, deployed):
     for route in set(_routes()):
         path = route
-        for placeholder, value in ARGUMENTS.items():
+        for placeholder, value in _arguments().items():
             path = path.replace(placeholder, value)
         if path in MACHINES:
             assert APIClient().get(path).status_code == 405

@@ -15,7 +15,7 @@ from django.utils.translation import ngettext
 
 from apps.core.clock import now
 from apps.core.models import Event
-from portal.web import texts
+from portal.web import how, rollout_words, texts
 
 register = template.Library()
 
@@ -63,6 +63,21 @@ def instance_state(value: str) -> SafeString:
 @register.filter
 def rollout_state(value: str) -> SafeString:
     return _state(texts.ROLLOUT_STATUSES, value)
+
+
+@register.filter
+def rollout_kind(value: str) -> str:
+    return str(rollout_words.KINDS.get(value, value))
+
+
+@register.filter
+def phase_name(value: str) -> str:
+    return str(rollout_words.PHASES.get(value, value))
+
+
+@register.filter
+def strategy_name(value: str) -> str:
+    return str(how.STRATEGIES.get(value, value))
 
 
 @register.filter
@@ -145,6 +160,20 @@ def ago(at: datetime) -> SafeString:
 def until(at: datetime) -> SafeString:
     """How long to go, in one unit."""
     return _time(at, _span(max(0, int((at - now()).total_seconds()))))
+
+
+@register.filter
+def clock(at: datetime) -> SafeString:
+    """The time of the day, to the second."""
+    return _time(at, formats.time_format(timezone.localtime(at), "H:i:s"))
+
+
+@register.filter
+def seconds(value: float) -> str:
+    """A span as precisely as it matters: 0.4 s, 12 s, 3 minutes."""
+    if value >= 120:
+        return _span(int(value))
+    return _("%(n)s s") % {"n": formats.number_format(value, 1 if value < 10 else 0)}
 
 
 @register.filter

@@ -24,10 +24,21 @@ GETS = {
     "/apps/shop/live": (200, 200, 200, 404, 302),
     "/apps/shop/deploy": (302, 302, 302, 404, 302),
     "/apps/shop/undeploy": (200, 200, 403, 404, 302),
+    "/apps/shop/delete": (200, 403, 403, 404, 302),
+    "/tenants/acme/delete": (200, 403, 403, 404, 302),
     "/apps/shop/rollouts/1/cancel": (404, 404, 403, 404, 302),
+    "/apps/shop/rollouts/1/": (404, 404, 404, 404, 302),
+    "/apps/shop/rollouts/1/live": (404, 404, 404, 404, 302),
+    "/apps/shop/rollouts/1/pause": (405, 405, 405, 405, 405),
+    "/apps/shop/rollouts/1/continue": (405, 405, 405, 405, 405),
+    "/apps/shop/releases/": (200, 200, 200, 404, 302),
+    "/apps/shop/releases/diff": (404, 404, 404, 404, 302),
+    "/apps/shop/releases/1/rollback": (404, 404, 403, 404, 302),
+    "/apps/shop/scale": (302, 302, 302, 404, 302),
     "/apps/shop/placement": (200, 200, 200, 404, 302),
     "/apps/shop/placement?instances=2": (200, 200, 200, 404, 302),
     "/apps/shop/placement/1": (404, 404, 404, 404, 302),
+    "/apps/shop/instances/00000000-0000-4000-8000-000000000001/": (404, 404, 404, 404, 302),
     "/account/": (200, 200, 200, 200, 302),
     "/account/tokens": (302, 302, 302, 302, 302),
     "/login/": (302, 302, 302, 302, 200),
@@ -38,6 +49,12 @@ POSTS = {
     "/apps/shop/deploy": (302, 302, 403, 404, 302),
     "/apps/shop/undeploy": (302, 302, 403, 404, 302),
     "/apps/shop/rollouts/1/cancel": (404, 404, 403, 404, 302),
+    "/apps/shop/delete": (400, 403, 403, 404, 302),
+    "/tenants/acme/delete": (400, 403, 403, 404, 302),
+    "/apps/shop/rollouts/1/pause": (404, 404, 403, 404, 302),
+    "/apps/shop/rollouts/1/continue": (404, 404, 403, 404, 302),
+    "/apps/shop/releases/1/rollback": (404, 404, 403, 404, 302),
+    "/apps/shop/scale": (400, 400, 403, 404, 302),
     "/apps/new": (400, 400, 403, 400, 302),
     "/account/tokens": (400, 400, 400, 400, 302),
     "/account/tokens/1/revoke": (404, 404, 404, 404, 302),
@@ -67,7 +84,21 @@ def test_a_viewer_is_refused_before_what_was_sent_is_looked_at(shop: Any, browse
     assert browser("vera").post("/apps/shop/deploy", {"version": ""}).status_code == 403
 
 
-@pytest.mark.parametrize("path", ["/apps/shop/deploy", "/apps/shop/undeploy", "/apps/new", "/account/tokens"])
+CHANGES = (
+    "/apps/shop/deploy",
+    "/apps/shop/undeploy",
+    "/apps/shop/scale",
+    "/apps/shop/rollouts/1/pause",
+    "/apps/shop/rollouts/1/continue",
+    "/apps/shop/releases/1/rollback",
+    "/apps/shop/delete",
+    "/tenants/acme/delete",
+    "/apps/new",
+    "/account/tokens",
+)
+
+
+@pytest.mark.parametrize("path", CHANGES)
 def test_changes_need_the_csrf_token(path: str, shop: Any, world: Any) -> None:
     client = Client(enforce_csrf_checks=True)
     client.force_login(world.alice, backend="django.contrib.auth.backends.ModelBackend")
@@ -105,6 +136,8 @@ def test_what_the_role_denies_is_not_offered(shop: Any, world: Any, browser: Bro
         assert (b'id="deploy-form"' in html) is may
         assert (b"/apps/shop/undeploy" in html) is may
         assert (b"/apps/shop/rollouts/1/cancel" in html) is may
+        assert (b"/apps/shop/delete" in html) is (name == "alice")
+        assert (b"/tenants/acme/delete" in browser(name).get("/account/").content) is (name == "alice")
         assert (b"docker push" in html) is may
         assert (b"/apps/new" in browser(name).get("/").content) is may
     text = words(browser("vera").get("/apps/shop/").content)

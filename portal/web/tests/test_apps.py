@@ -156,7 +156,7 @@ def test_the_live_fragment_holds_no_form_and_renews_the_header(shop: Any, browse
     assert 'id="app-state" class="under" hx-swap-oob="true"' in html
     page = client.get("/apps/shop/").content.decode()
     assert "hx-swap-oob" not in page
-    assert 'hx-get="/apps/shop/live" hx-trigger="every 2s"' in page
+    assert 'hx-get="/apps/shop/live" hx-trigger="every 2s, news"' in page
 
 
 def test_htmx_is_kept_from_inline_styles_and_eval(shop: Any, browser: Browser) -> None:

@@ -59,6 +59,7 @@ def test_any_value_can_be_said_in_double_quotes(env: dict[str, str]) -> None:
     ("facts", "expected"),
     [
         (Facts(ready=0, wanted=0, held=0), AppState.NEW),
+        (Facts(ready=2, wanted=2, held=2, last="progressing", deleting=True), AppState.DELETING),
         (Facts(ready=0, wanted=2, held=2, last="progressing"), AppState.DEPLOYING),
         (Facts(ready=2, wanted=2, held=2, last="succeeded"), AppState.RUNNING),
         (Facts(ready=1, wanted=2, held=2, last="succeeded"), AppState.DEGRADED),
@@ -68,6 +69,10 @@ def test_any_value_can_be_said_in_double_quotes(env: dict[str, str]) -> None:
         (Facts(ready=2, wanted=0, held=2, last="progressing", removal=True), AppState.UNDEPLOYING),
         (Facts(ready=0, wanted=0, held=1, last="failed", removal=True), AppState.UNDEPLOYING),
         (Facts(ready=0, wanted=0, held=0, last="succeeded", removal=True), AppState.STOPPED),
+        (Facts(ready=0, wanted=0, held=0, last="succeeded", asleep=True), AppState.ASLEEP),
+        (Facts(ready=1, wanted=0, held=1, last="failed", asleep=True), AppState.ASLEEP),
+        (Facts(ready=0, wanted=0, held=0, last="progressing", asleep=True), AppState.DEPLOYING),
+        (Facts(ready=0, wanted=0, held=0, last="rolled_back"), AppState.FAILED),
     ],
 )
 def test_one_word_says_what_an_app_does(facts: Facts, expected: AppState) -> None:

@@ -1,4 +1,4 @@
-"""One app: what it is doing, deploy, undeploy."""
+"""One app: what it is doing, deploy, scale, undeploy."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from django.views.decorators.http import require_http_methods, require_safe
 from apps.core.errors import BerthError, Denied
 from apps.deployments.models import App, Rollout
 from apps.deployments.selectors import app_visible_to, queue_position, rollout_of
+from apps.deployments.services.apps import AppDeleting
+from apps.deployments.services.releases import base_of
 from apps.deployments.services.rollouts import rollout_cancel, rollout_start, undeploy
+from apps.deployments.services.scaling import app_scale
 from apps.tenants.permissions import Action, require
-from portal.web.forms import DeployForm
+from portal.web.forms import DeployForm, ScaleForm
 from portal.web.gate import MemberRequest, member_page
-from portal.web.queries import AppLive, Rights, last_release, version_tags, wanted_now
+from portal.web.queries import AppLive, Rights, version_tags, wanted_now
 from portal.web.texts import explain
+from portal.web.variables import variables_of
 
 
 def _render(
@@ -26,20 +30,27 @@ def _render(
     app: App,
     rights: Rights,
     form: DeployForm | None = None,
+    scale: ScaleForm | None = None,
     status: int = 200,
     explanation: object = None,
 ) -> HttpResponse:
-    release = last_release(app) if rights.deploy else None
+    """``explanation`` belongs to the form that was refused."""
+    # What a deploy keeps is what it would be made from.
+    release = base_of(app) if rights.deploy else None
     if form is None and rights.deploy:
         initial = DeployForm.initial_of(release, wanted_now(app))
         form = DeployForm(versions=version_tags(app), initial=initial)
+    live = AppLive(app)
+    if scale is None and rights.deploy:
+        scale = ScaleForm(initial={"scale_to": live.scale})
     context = {
         "app": app,
-        "live": AppLive(app),
+        "live": live,
         "rights": rights,
         "form": form,
+        "scale": scale,
         "explanation": explanation,
-        "env_kept": sorted(release.env) if release else [],
+        "env_kept": variables_of(release),
         "registry": settings.REGISTRY_PUBLIC,
     }
     return render(request, "web/app.html", context, status=status)
@@ -81,11 +92,15 @@ def app_deploy(request: MemberRequest, slug: str) -> HttpResponse:
             by=request.user,
             instances=data["instances"],
             settings_=form.settings(),
+            options=form.options(),
         )
     except Denied:
         raise
+    except AppDeleting as error:
+        messages.error(request, explain(error))
+        return redirect("web:app", slug=slug)
     except BerthError as error:
-        form.add_refusal(error, DeployForm.REFUSALS)
+        form.add_refusal(error, form.refusals())
         kept = error.extra.get("explanation")
         return _render(request, app, rights, form, status=error.status, explanation=kept)
     if rollout.status == Rollout.Status.PENDING:
@@ -98,6 +113,40 @@ def app_deploy(request: MemberRequest, slug: str) -> HttpResponse:
     else:
         words = _("Rollout %(number)d has begun: version %(version)s.")
         messages.success(request, words % {"number": rollout.number, "version": data["version"]})
+    return redirect("web:app", slug=slug)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@member_page
+def scale(request: MemberRequest, slug: str) -> HttpResponse:
+    app = app_visible_to(request.user, slug)
+    if request.method != "POST":
+        return redirect("web:app", slug=slug)
+    rights = Rights.of(request.user, app)
+    if not rights.deploy:
+        require(request.user, Action.DEPLOY, app)
+    form = ScaleForm(request.POST)
+    if not form.is_valid():
+        return _render(request, app, rights, scale=form, status=400)
+    wanted = form.cleaned_data["scale_to"]
+    try:
+        app_scale(app=app, instances=wanted, by=request.user)
+    except Denied:
+        raise
+    except AppDeleting as error:
+        messages.error(request, explain(error))
+        return redirect("web:app", slug=slug)
+    except BerthError as error:
+        form.add_refusal(error, ScaleForm.REFUSALS)
+        kept = error.extra.get("explanation")
+        return _render(request, app, rights, scale=form, status=error.status, explanation=kept)
+    if wanted:
+        words = ngettext(
+            "%(n)d instance of %(app)s is wanted now.", "%(n)d instances of %(app)s are wanted now.", wanted
+        )
+    else:
+        words = _("%(app)s goes to sleep: no instance is wanted now.")
+    messages.success(request, words % {"app": app.slug, "n": wanted})
     return redirect("web:app", slug=slug)
 
 

@@ -18,6 +18,7 @@ from apps.deployments.services.explain import (
     explanations_visible_to,
     stored_plain,
 )
+from apps.deployments.services.releases import base_of
 from portal.web.gate import MemberRequest, member_page
 from portal.web.placement import Answer, PlacementForm, query_of
 from portal.web.queries import wanted_now
@@ -26,7 +27,8 @@ KEPT_SHOWN = 5
 
 
 def _last(app: App) -> Release:
-    return app.releases.defer("env").order_by("-number").first() or Release()
+    """What a deploy would begin with."""
+    return base_of(app) or Release()
 
 
 @require_safe

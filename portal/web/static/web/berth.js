@@ -80,9 +80,55 @@
   const last = new WeakMap();
   const polls = (event) => event.detail.elt && event.detail.elt.hasAttribute("data-poll");
 
+  // Events --------------------------------------------------------------------------------------------------------
+  // A stream says when something happened, and the fragment asks for itself anew: polling is for what has no event,
+  // and for when there is no stream.
+  const streamed = document.querySelector("[data-stream]");
+  const REST_MS = 6000;
+  let source = null;
+  let after = streamed && streamed.dataset.after;
+  let polled = 0;
+  let soon = 0;
+
+  function news() {
+    soon = soon || setTimeout(() => { soon = 0; window.htmx.trigger(streamed, "news"); }, 150);
+  }
+  function listen() {
+    // A browser has few connections for each host, and a stream keeps one: only for a page that somebody looks at.
+    if (!streamed || source || document.hidden || !window.EventSource) return;
+    source = new EventSource(`${streamed.dataset.stream}?after=${encodeURIComponent(after)}`);
+    source.onmessage = (event) => {
+      after = event.lastEventId || after;
+      news();
+    };
+    source.onerror = () => {
+      // Refused, or ended for good: else the browser resumes by itself.
+      if (source && source.readyState === EventSource.CLOSED) hush();
+    };
+  }
+  function hush() {
+    if (source) source.close();
+    source = null;
+  }
+  if (streamed) {
+    document.addEventListener("visibilitychange", () => {
+      if (document.hidden) return hush();
+      listen();
+      news();
+    });
+    window.addEventListener("pagehide", hush);
+    setInterval(listen, 30000);
+    listen();
+  }
+
   document.addEventListener("htmx:beforeRequest", (event) => {
-    // A page that nobody looks at asks for nothing.
-    if (polls(event) && document.hidden) event.preventDefault();
+    if (!polls(event)) return;
+    const told = event.detail.elt === streamed && source && source.readyState === EventSource.OPEN;
+    const asked = event.detail.requestConfig.triggeringEvent;
+    // A page that nobody looks at asks for nothing, and one that is told of news seldom asks without any.
+    const rests = told && !asked && Date.now() - polled < REST_MS;
+    if (document.hidden || rests) event.preventDefault();
+    else polled = Date.now();
   });
   document.addEventListener("htmx:beforeSwap", (event) => {
     if (!polls(event)) return;
@@ -94,7 +140,10 @@
   });
   document.addEventListener("htmx:afterRequest", (event) => {
     // Refused by beforeRequest: there was no answer to judge.
-    if (polls(event) && event.detail.xhr) offline.hidden = event.detail.successful === true;
+    if (!polls(event) || !event.detail.xhr) return;
+    const gone = event.detail.xhr.status === 404 && event.detail.elt.dataset.gone;
+    if (gone) window.location.assign(gone);
+    else offline.hidden = event.detail.successful === true;
   });
   document.addEventListener("htmx:sendError", () => { offline.hidden = false; });
   document.addEventListener("htmx:afterSwap", offerVersions);
