@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from benchmarks.report import report, tell
@@ -27,12 +28,13 @@ from stack.catalogue import build
 from stack.environment import ROOT, Environment, root_directory
 from stack.journey import wait_for
 from stack.platform import STATE, whole_platform
+from stack.processes import descendants
 from stack.runner import Stack
 
 HOSTS = 80
 TENANT = "bench"
 SMALL = {"memory_mb": 32, "cpu_millis": 20}
-PARTS = ("postgres", "redis", "zookeeper", "web", "worker", "engines", "hosts-worker", "beat")
+PARTS = ("postgres", "redis", "zookeeper", "web", "worker", "engines", "hosts-worker", "probes", "beat")
 
 
 @contextmanager
@@ -90,19 +92,36 @@ def _world(names: list[str], apps: int) -> tuple[Any, list[Any]]:
     return user, made
 
 
+def _cpu_s(stack: Stack) -> dict[str, float]:
+    """Seconds of CPU that each part has used, its children's included; whatever else of the machine is busy."""
+    ticks, found = os.sysconf("SC_CLK_TCK"), {}
+    for name in PARTS:
+        pid = stack.pid(name)
+        used = 0
+        for one in [pid, *descendants(pid)]:
+            try:
+                fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            used += int(fields[11]) + int(fields[12])
+        found[name] = used / ticks
+    return found
+
+
 def _healthy() -> int:
     from apps.deployments.models import Instance
 
     return Instance.objects.filter(status="healthy", released=False).count()
 
 
-def _up(user: Any, apps: list[Any], each: int) -> dict[str, Any]:
+def _up(stack: Stack, user: Any, apps: list[Any], each: int) -> dict[str, Any]:
     """Deploys all apps one after the other, as fast as they are accepted; waits until all instances are healthy."""
     from apps.deployments.models import Rollout
     from apps.deployments.services.releases import ReleaseSettings
     from apps.deployments.services.rollouts import rollout_start
 
     total = len(apps) * each
+    before = _cpu_s(stack)
     began = time.monotonic()
     for app in apps:
         rollout_start(app=app, version="1.0", by=user, instances=each, settings_=ReleaseSettings(**SMALL))
@@ -122,7 +141,10 @@ def _up(user: Any, apps: list[Any], each: int) -> dict[str, Any]:
     wait_for("the rollouts' success", all_through, 120, 0.5)
     through = time.monotonic() - began
     tell(f"{len(apps)} x {each}: {took:.1f} s, {total / took:.0f} instances/s (accepted after {accepted:.1f} s)")
+    used = {name: round(seconds - before[name], 1) for name, seconds in _cpu_s(stack).items()}
     return {
+        "cpu_s": used,
+        "cpu_ms_per_instance": round(sum(used.values()) / total * 1000, 1),
         "instances_per_s": round(total / took, 1),
         "took_s": round(took, 1),
         "accepted_s": round(accepted, 1),
@@ -140,7 +162,7 @@ def in_memory(apps: int, each: int) -> dict[str, Any]:
     os.environ.update(env.variables())
     with (
         _fleet(socket, [f"memory://{name}" for name in names]),
-        Stack(env.directory, build(env, PARTS), say=tell, forget=STATE),
+        Stack(env.directory, build(env, PARTS), say=tell, forget=STATE) as stack,
     ):
         import django
 
@@ -148,7 +170,7 @@ def in_memory(apps: int, each: int) -> dict[str, Any]:
         from django.db import connection
 
         user, made = _world(names, apps)
-        result = _up(user, made, each)
+        result = _up(stack, user, made, each)
         connection.close()
         return result
 

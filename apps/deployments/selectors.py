@@ -182,8 +182,15 @@ def publication_of(app_id: int) -> Publication | None:
     wanted = app.route_wanted
     rows = (
         Instance.objects.filter(app_id=app_id, status=Instance.Status.HEALTHY, released=False)
-        .select_related("replica_set__release__version", "host")
         .order_by("pk")
+        .values_list(
+            "replica_set__release__version__tag",
+            "container_id",
+            "host__address",
+            "port",
+            "replica_set_id",
+            "replica_set__weight",
+        )
     )
     return Publication(
         app=app.slug,
@@ -193,22 +200,21 @@ def publication_of(app_id: int) -> Publication | None:
     )
 
 
-def _shares(app_id: int, rows: list[Instance]) -> dict[str, Any]:
+def _shares(app_id: int, rows: list[tuple[str, str, str, int, int, int]]) -> dict[str, Any]:
     """Which instances are published, and what part of the traffic each version gets; each release, where several
     releases of one version have a part.
 
     One that has no share stays out beside others of its version that have: it would get of theirs.
     """
     shared: dict[str, dict[int, int]] = defaultdict(dict)
-    for row in rows:
-        shared[row.replica_set.release.version.tag][row.replica_set_id] = row.replica_set.weight
+    for tag, _, _, _, of, weight in rows:
+        shared[tag][of] = weight
     published, groups = [], defaultdict(list)
-    for row in rows:
-        tag = row.replica_set.release.version.tag
-        if row.replica_set.weight == 0 < max(shared[tag].values()):
+    for tag, container_id, address, port, of, weight in rows:
+        if weight == 0 < max(shared[tag].values()):
             continue
-        published.append(Published(tag, row.container_id, row.host.address, row.port))
-        groups[row.replica_set_id].append(row.container_id)
+        published.append(Published(tag, container_id, address, port))
+        groups[of].append(container_id)
     mixed = any(sum(weight > 0 for weight in sets.values()) > 1 for sets in shared.values())
     share_of = {pk: weight for sets in shared.values() for pk, weight in sets.items()}
     return {
@@ -242,6 +248,20 @@ def unfinished_tenants(limit: int) -> list[int]:
     """Tenants that are being deleted."""
     rows = Tenant.objects.filter(deleting_at__isnull=False)
     return list(rows.order_by("?").values_list("pk", flat=True)[:limit])
+
+
+def standing_of(app_id: int) -> dict[int, tuple[int, int]]:
+    """Replica set -> how many live instances it has, and how many of its instances, or of those that make room for one
+    of it, are on the move: one on a host that is being drained, one that replaces another, one to be rebuilt.
+    """
+    here = Instance.objects.filter(app_id=app_id, released=False).order_by()
+    moving = Q(replaces__isnull=False) | Q(host__availability=Host.Availability.DRAINING)
+    live = here.filter(status__in=Instance.LIVE).values_list("replica_set_id")
+    found = {pk: (count, off) for pk, count, off in live.annotate(count=Count("pk"), off=Count("pk", filter=moving))}
+    for pk in here.filter(rebuild_as__isnull=False).values_list("rebuild_as_id", flat=True):
+        count, off = found.get(pk, (0, 0))
+        found[pk] = count, off + 1
+    return found
 
 
 def live_of(replica_set_id: int) -> list[Instance]:

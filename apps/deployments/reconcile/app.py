@@ -22,6 +22,10 @@ log = structlog.get_logger(__name__)
 
 #: A pass that itself changes what is wanted is followed by another; after so many it is somebody else's turn.
 ROUNDS = 20
+#: After so many, each waits for as long as the last had worked (at most so many seconds): an app of hundreds of
+#: instances that become ready one by one is not published anew for each of them.
+UNPACED = 4
+PACE_S = 0.25
 #: How long a pass waits for gateways to say that they have a shift in force, before the sweep looks again. Seconds.
 PATIENCE_S = 1.0
 POLL_S = 0.01
@@ -29,7 +33,11 @@ POLL_S = 0.01
 
 def reconcile_app(app_id: int, clients: Clients) -> None:
     """Go round until nothing new is asked for. While another worker does that, leave it to that one."""
-    for _ in range(ROUNDS):
+    took = 0.0
+    for turn in range(ROUNDS):
+        if turn >= UNPACED:
+            time.sleep(min(took, PACE_S))
+        began = time.thread_time()
         with held(App, app_id) as mine:
             if not mine:
                 return
@@ -38,6 +46,7 @@ def reconcile_app(app_id: int, clients: Clients) -> None:
                 return
             seen = app.route_wanted
             again = _pass(app, clients)
+            took = time.thread_time() - began
         # A change whose nudge found the lease taken is seen here, since this looks after the lease was given back.
         if not again and not App.objects.filter(pk=app_id, route_wanted__gt=seen).exists():
             return

@@ -12,7 +12,7 @@ from apps.core.errors import BerthError
 from apps.core.failpoints import reached
 from apps.deployments.backoff import IMMEDIATE_RESTARTS, delay_s
 from apps.deployments.models import App, Instance, ReplicaSet
-from apps.deployments.selectors import live_of, recent_failures
+from apps.deployments.selectors import live_of, recent_failures, standing_of
 from apps.deployments.services.instances import instance_drain
 from apps.deployments.services.placement import instances_place
 from apps.deployments.services.spread import followed, wanted_set
@@ -26,7 +26,12 @@ RETRY_S = 5
 
 
 def counts(app: App) -> None:
+    standing = standing_of(app.pk)
     for replica_set in app.replica_sets.select_related("release__version", "app__cluster"):
+        as_wanted = standing.get(replica_set.pk, (0, 0)) == (replica_set.wanted, 0)
+        if as_wanted and not (replica_set.release.is_global and replica_set.wanted):
+            # So it is for every old release, and for what stands as it should: no instance need be read.
+            continue
         live = live_of(replica_set.pk)
         if replica_set.release.is_global and replica_set.wanted:
             _follow(app, replica_set, live)
