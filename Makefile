@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 UV := .venv/bin/uv
 COMPILE := $(UV) pip compile --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links
 
-.PHONY: bench-hung-engines bench-placement bench-probes help setup demo test fast fmt lint types imports migrations upgrade up down status clean clean-proof
+.PHONY: bench-deploy bench-hung-engines bench-placement bench-probes bench-scale help setup demo test fast fmt lint types imports migrations upgrade up down status clean clean-proof
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F '\t' '{printf "  %-20s %s\n", $$1, $$2}'
@@ -61,6 +61,12 @@ clean-proof: ## bin/demo --exit on a fresh Debian made by debootstrap (needs roo
 
 bench-placement: setup ## how fast placement commits at 100, 1,000 and 5,000 hosts (JSON; also in var/bench/)
 	@$(PYTHON) -m benchmarks.placement
+
+bench-deploy: setup ## deploys against docker run, rollouts under load, crashes, the platform away (needs root)
+	@$(PYTHON) -m benchmarks.deploy
+
+bench-scale: setup ## 16 x 500 instances on engines in memory; 1 to 50 over three real engines (needs root)
+	@$(PYTHON) -m benchmarks.scale
 
 bench-hung-engines: setup ## how long a deploy takes while two other hosts' engines hang (needs root)
 	@$(PYTHON) -m benchmarks.hung_engines

@@ -42,9 +42,12 @@ def pinned(settings) -> None:  # type: ignore[no-untyped-def]
 
 
 @pytest.fixture(autouse=True)
-def unthrottled() -> None:
-    """What other tests asked within the last minute does not count: rows get the same keys again."""
+def forgotten() -> None:
+    """What other tests asked within the last minute, or read for good, does not count: rows get the same keys again."""
+    from apps.deployments.selectors import release_of
+
     cache.clear()
+    release_of.cache_clear()
 
 
 @dataclass

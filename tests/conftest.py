@@ -10,7 +10,7 @@ from stack.environment import root_directory
 from stack.platform import Platform, whole_platform
 
 #: One for each module that makes apps: the quota of apps is a tenant's, and apps stay until the run's end.
-TENANTS = ("acme", "rival", "fleet", "rollouts")
+TENANTS = ("acme", "rival", "fleet", "rollouts", "kills")
 #: Hosts 0 and 1 take instances; host 2 is cordoned, for the tests that need a third.
 HOSTS = 3
 
@@ -18,8 +18,11 @@ HOSTS = 3
 @pytest.fixture(scope="session")
 def platform() -> Iterator[Platform]:
     # Long enough for every app of these tests that means to become ready, short enough to wait for one that does not.
-    limits = {"BERTH_READY_DEADLINE": "12"}
-    with whole_platform(root_directory() / "e2e", TENANTS, hosts=HOSTS, **limits) as platform:
+    # A worker that is killed keeps its leases for so long; there are many to kill.
+    limits = {"BERTH_READY_DEADLINE": "12", "BERTH_LEASE": "3"}
+    directory = root_directory() / "e2e"
+    armed = {"BERTH_FAILPOINTS": str(directory / "failpoints")}
+    with whole_platform(directory, TENANTS, hosts=HOSTS, **limits, **armed) as platform:
         platform.host_availability(2, "cordoned")
         # Each test has an app of its own, and a name is free again only some minutes after its app was deleted.
         platform.told("from apps.tenants.models import Quota; print(Quota.objects.update(apps=100))")

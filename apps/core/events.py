@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import structlog
 
+from apps.core import compiled
 from apps.core.models import Event
 
 log = structlog.get_logger(__name__)
@@ -21,7 +22,7 @@ def record(
     **detail: object,
 ) -> Event:
     """Append an event, in the caller's transaction if there is one, and log the same line."""
-    event = Event.objects.create(
+    event = Event(
         code=code,
         message=message,
         level=level,
@@ -31,5 +32,6 @@ def record(
         actor=actor,
         detail=detail,
     )
+    compiled.insert([event])
     log.info("recorded", event_code=code, message=message, tenant=tenant_id, app=app_id, host=host_id, actor=actor)
     return event

@@ -108,7 +108,52 @@ class _Quiet:
     until = 0.0
 
 
+class _Together:
+    """Many nudges about one app within a moment are two: one at once, and one at its end for what came meanwhile.
+
+    Per process. What a process that dies had still to send is found by the sweep.
+    """
+
+    #: Seconds.
+    MOMENT = 0.05
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._until: dict[tuple[str, tuple[int | str, ...]], float] = {}
+        self._late: set[tuple[str, tuple[int | str, ...]]] = set()
+
+    def now(self, name: str, ids: tuple[int | str, ...]) -> bool:
+        """Whether to send it at once; otherwise it is, or will be, sent at the moment's end."""
+        key, at = (name, ids), time.monotonic()
+        with self._lock:
+            if self._until.get(key, 0.0) <= at:
+                if len(self._until) > 10_000:
+                    self._until = {one: until for one, until in self._until.items() if until > at}
+                self._until[key] = at + self.MOMENT
+                return True
+            if key not in self._late:
+                self._late.add(key)
+                timer = threading.Timer(self._until[key] - at, self._end, [key])
+                timer.daemon = True
+                timer.start()
+            return False
+
+    def _end(self, key: tuple[str, tuple[int | str, ...]]) -> None:
+        with self._lock:
+            self._late.discard(key)
+            self._until[key] = time.monotonic() + self.MOMENT
+        _put(*key)
+
+
+_together = _Together()
+
+
 def _send(name: str, ids: tuple[int | str, ...], delay_s: float = 0.0) -> None:
+    if delay_s or name != RECONCILE_APP or _together.now(name, ids):
+        _put(name, ids, delay_s)
+
+
+def _put(name: str, ids: tuple[int | str, ...], delay_s: float = 0.0) -> None:
     if time.monotonic() < _Quiet.until:
         return
     try:

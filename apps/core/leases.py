@@ -5,19 +5,21 @@ A lease only saves double work. What must never happen twice is kept by compare-
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 import uuid
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Any
 
-from django.db import DatabaseError, connection, models
+from django.conf import settings
+from django.db import Error, connection, models
 from django.db.models import Q
 
 from apps.core.clock import after, now
-
-LEASE_S = 10.0
-HEARTBEAT_S = 3.0
 
 
 def free(at: datetime | None = None) -> Q:
@@ -29,32 +31,117 @@ def free(at: datetime | None = None) -> Q:
 def held(model: type[models.Model], pk: object) -> Iterator[bool]:
     """Hold the row's lease for the length of the block; yields whether it was got.
 
-    A thread renews it every few seconds, so that a long engine call keeps it and a killed process does not.
+    It is renewed every few seconds, so that a long engine call keeps it and a killed process does not.
     """
-    rows = model._default_manager.filter(pk=pk)
     owner = str(uuid.uuid4())
-    if not rows.filter(free()).update(lease_owner=owner, lease_until=after(LEASE_S)):
+    if not _taken(model, pk, owner):
         yield False
         return
-    done = threading.Event()
-
-    def renew() -> None:
-        try:
-            while not done.wait(HEARTBEAT_S):
-                try:
-                    if not rows.filter(lease_owner=owner).update(lease_until=after(LEASE_S)):
-                        return
-                except DatabaseError:
-                    # It may be back before the lease ends; a new connection is made by the next try.
-                    connection.close()
-        finally:
-            connection.close()
-
-    heart = threading.Thread(target=renew, name=f"lease-{model.__name__}-{pk}", daemon=True)
-    heart.start()
+    heart = _Heart.of_process()
+    heart.beat_for(owner, model, pk)
     try:
         yield True
     finally:
-        done.set()
-        heart.join()
-        rows.filter(lease_owner=owner).update(lease_owner="", lease_until=None)
+        heart.rest(owner)
+        _given_back(model, pk, owner)
+
+
+def _taken(model: type[models.Model], pk: object, owner: str) -> bool:
+    """By hand, as ``_given_back``: written by the ORM they would take longer than much of what is done in between."""
+    table, column, key = _row(model, pk)
+    time_of = connection.ops.adapt_datetimefield_value
+    at = now()
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"UPDATE {table} SET lease_owner = %s, lease_until = %s "  # noqa: S608 - names of ours
+            f"WHERE {column} = %s AND (lease_until IS NULL OR lease_until < %s)",
+            [owner, time_of(at + timedelta(seconds=settings.LEASE_S)), key, time_of(at)],
+        )
+        return bool(cursor.rowcount)
+
+
+def _given_back(model: type[models.Model], pk: object, owner: str) -> None:
+    table, column, key = _row(model, pk)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"UPDATE {table} SET lease_owner = '', lease_until = NULL "  # noqa: S608 - names of ours
+            f"WHERE {column} = %s AND lease_owner = %s",
+            [key, owner],
+        )
+
+
+def _row(model: type[models.Model], pk: object) -> tuple[str, str, Any]:
+    """The table, its key's column, and the key as the database wants it."""
+    field: Any = model._meta.pk
+    quoted = connection.ops.quote_name
+    return quoted(model._meta.db_table), quoted(field.column), field.get_db_prep_value(pk, connection)
+
+
+class _Heart:
+    """One thread of the process renews all leases that it has held for a while: a thread for each would cost more than
+    most of what is done under a lease.
+    """
+
+    _present: _Heart | None = None
+    _making = threading.Lock()
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        #: Owner -> which row, and when it was got or renewed last.
+        self._held: dict[str, tuple[type[models.Model], object, float]] = {}
+        self._some = threading.Condition()
+        threading.Thread(target=self._run, name="leases", daemon=True).start()
+
+    @classmethod
+    def of_process(cls) -> _Heart:
+        """A forked child has none of its parent's threads, so it gets its own."""
+        with cls._making:
+            if cls._present is None or cls._present._pid != os.getpid():
+                cls._present = cls()
+            return cls._present
+
+    def beat_for(self, owner: str, model: type[models.Model], pk: object) -> None:
+        with self._some:
+            self._held[owner] = model, pk, time.monotonic()
+            if len(self._held) == 1:
+                self._some.notify()
+
+    def rest(self, owner: str) -> None:
+        with self._some:
+            self._held.pop(owner, None)
+
+    def _run(self) -> None:
+        while True:
+            with self._some:
+                while not self._held:
+                    self._some.wait()
+            time.sleep(settings.LEASE_S / 10)
+            due = self._due(time.monotonic() - settings.LEASE_S * 0.3)
+            try:
+                for model, rows in due.items():
+                    owners = list(rows)
+                    # By owner too: a lease that was given back meanwhile stays so.
+                    mine = model._default_manager.filter(pk__in=rows.values(), lease_owner__in=owners)
+                    mine.update(lease_until=after(settings.LEASE_S))
+                    self._renewed(owners)
+            except Error:
+                # It may be back before the leases end; a new connection is made by the next try.
+                pass
+            finally:
+                if due:
+                    connection.close()
+
+    def _due(self, before: float) -> dict[type[models.Model], dict[str, object]]:
+        """By model: owners whose leases were got or renewed before, and their rows."""
+        found: dict[type[models.Model], dict[str, object]] = defaultdict(dict)
+        with self._some:
+            for owner, (model, pk, at) in self._held.items():
+                if at <= before:
+                    found[model][owner] = pk
+        return found
+
+    def _renewed(self, owners: list[str]) -> None:
+        with self._some:
+            for owner in owners:
+                if owner in self._held:
+                    self._held[owner] = (*self._held[owner][:2], time.monotonic())

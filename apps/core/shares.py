@@ -10,10 +10,11 @@ import random
 import uuid
 from collections.abc import Collection
 
+from django.conf import settings
 from django.db.models import QuerySet
 
 from apps.core.clock import after
-from apps.core.leases import LEASE_S, free
+from apps.core.leases import free
 from apps.core.models import Duty
 
 #: So many more are taken in one turn, so that processes which start together find a part each.
@@ -23,7 +24,7 @@ TAKEN_AT_ONCE = 50
 class Share:
     """One process's part of the work of this kind: at most ``limit`` pieces. Call ``renew`` every few seconds.
 
-    A process that dies leaves its part to the others within LEASE_S.
+    A process that dies leaves its part to the others within the length of a lease.
     """
 
     def __init__(self, kind: str, *, limit: int) -> None:
@@ -37,7 +38,7 @@ class Share:
         ``ids`` are all pieces that there are. Returns those that are this process's now.
         """
         names = {f"{self._kind}:{pk}": pk for pk in ids}
-        self._held().update(lease_until=after(LEASE_S))
+        self._held().update(lease_until=after(settings.LEASE_S))
         known = set(self._all().values_list("name", flat=True))
         if known - set(names):
             Duty.objects.filter(name__in=known - set(names)).delete()
@@ -48,7 +49,9 @@ class Share:
             unheld = [name for name in self._all().filter(free()).values_list("name", flat=True) if name in names]
             taken = random.sample(unheld, min(room, len(unheld)))
             if taken:
-                Duty.objects.filter(free(), name__in=taken).update(lease_owner=self._owner, lease_until=after(LEASE_S))
+                Duty.objects.filter(free(), name__in=taken).update(
+                    lease_owner=self._owner, lease_until=after(settings.LEASE_S)
+                )
         return {names[name] for name in self._held().values_list("name", flat=True) if name in names}
 
     def give_back(self) -> None:

@@ -6,12 +6,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
 from django.conf import settings
 from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet
 
+from apps.core import compiled
 from apps.core.clock import now
 from apps.core.errors import Missing
 from apps.core.leases import free
@@ -180,8 +182,15 @@ def publication_of(app_id: int) -> Publication | None:
     wanted = app.route_wanted
     rows = (
         Instance.objects.filter(app_id=app_id, status=Instance.Status.HEALTHY, released=False)
-        .select_related("replica_set__release__version", "host")
         .order_by("pk")
+        .values_list(
+            "replica_set__release__version__tag",
+            "container_id",
+            "host__address",
+            "port",
+            "replica_set_id",
+            "replica_set__weight",
+        )
     )
     return Publication(
         app=app.slug,
@@ -191,22 +200,21 @@ def publication_of(app_id: int) -> Publication | None:
     )
 
 
-def _shares(app_id: int, rows: list[Instance]) -> dict[str, Any]:
+def _shares(app_id: int, rows: list[tuple[str, str, str, int, int, int]]) -> dict[str, Any]:
     """Which instances are published, and what part of the traffic each version gets; each release, where several
     releases of one version have a part.
 
     One that has no share stays out beside others of its version that have: it would get of theirs.
     """
     shared: dict[str, dict[int, int]] = defaultdict(dict)
-    for row in rows:
-        shared[row.replica_set.release.version.tag][row.replica_set_id] = row.replica_set.weight
+    for tag, _, _, _, of, weight in rows:
+        shared[tag][of] = weight
     published, groups = [], defaultdict(list)
-    for row in rows:
-        tag = row.replica_set.release.version.tag
-        if row.replica_set.weight == 0 < max(shared[tag].values()):
+    for tag, container_id, address, port, of, weight in rows:
+        if weight == 0 < max(shared[tag].values()):
             continue
-        published.append(Published(tag, row.container_id, row.host.address, row.port))
-        groups[row.replica_set_id].append(row.container_id)
+        published.append(Published(tag, container_id, address, port))
+        groups[of].append(container_id)
     mixed = any(sum(weight > 0 for weight in sets.values()) > 1 for sets in shared.values())
     share_of = {pk: weight for sets in shared.values() for pk, weight in sets.items()}
     return {
@@ -240,6 +248,20 @@ def unfinished_tenants(limit: int) -> list[int]:
     """Tenants that are being deleted."""
     rows = Tenant.objects.filter(deleting_at__isnull=False)
     return list(rows.order_by("?").values_list("pk", flat=True)[:limit])
+
+
+def standing_of(app_id: int) -> dict[int, tuple[int, int]]:
+    """Replica set -> how many live instances it has, and how many of its instances, or of those that make room for one
+    of it, are on the move: one on a host that is being drained, one that replaces another, one to be rebuilt.
+    """
+    here = Instance.objects.filter(app_id=app_id, released=False).order_by()
+    moving = Q(replaces__isnull=False) | Q(host__availability=Host.Availability.DRAINING)
+    live = here.filter(status__in=Instance.LIVE).values_list("replica_set_id")
+    found = {pk: (count, off) for pk, count, off in live.annotate(count=Count("pk"), off=Count("pk", filter=moving))}
+    for pk in here.filter(rebuild_as__isnull=False).values_list("rebuild_as_id", flat=True):
+        count, off = found.get(pk, (0, 0))
+        found[pk] = count, off + 1
+    return found
 
 
 def live_of(replica_set_id: int) -> list[Instance]:
@@ -296,16 +318,40 @@ WORKERS_PER_HOST = 4
 
 def crowded(instance: Instance) -> bool:
     """Whether enough workers are at this instance's host already, this one not counted."""
-    others = Instance.objects.filter(host_id=instance.host_id, released=False, lease_until__gte=now())
-    starting = others.filter(status__in=(Instance.Status.STARTING, *Instance.LEAVING)).exclude(pk=instance.pk)
-    return starting.count() >= WORKERS_PER_HOST
+    values: dict[str, compiled.Value] = {"host_id": instance.host_id, "pk": instance.pk, "at": now()}
+    return len(compiled.select(_at_host, values)) >= WORKERS_PER_HOST
+
+
+def _at_host(*, host_id: int, pk: int, at: datetime) -> QuerySet[Instance, tuple[int]]:
+    busy = (Instance.Status.STARTING, *Instance.LEAVING)
+    others = Instance.objects.filter(host_id=host_id, released=False, lease_until__gte=at, status__in=busy)
+    return others.exclude(pk=pk).order_by().values_list("pk")[:WORKERS_PER_HOST]
 
 
 def next_to_start(host_id: int) -> list[int]:
-    """One that waited for its turn on the host."""
-    waiting = (Instance.Status.PLACED, Instance.Status.STARTING)
-    rows = Instance.objects.filter(free(), host_id=host_id, released=False, status__in=waiting).exclude(_resting(now()))
-    return list(rows.order_by("pk").values_list("pk", flat=True)[:1])
+    """One that was turned away for the host's being crowded. Those that are placed only have a nudge of their own."""
+    return [pk for (pk,) in compiled.select(_turned_away, {"host_id": host_id, "at": now()})]
+
+
+def _turned_away(*, host_id: int, at: datetime) -> QuerySet[Instance, tuple[int]]:
+    rows = Instance.objects.filter(free(at), host_id=host_id, released=False, status=Instance.Status.STARTING)
+    return rows.order_by("pk").values_list("pk")[:1]
+
+
+def moved_on(instance_id: int, status: str) -> bool:
+    """Whether the instance is in another status by now, and there is still something to be done about it."""
+    found = compiled.select(_status_of, {"pk": instance_id})
+    return bool(found) and found[0][0] != status
+
+
+def _status_of(*, pk: int) -> QuerySet[Instance, tuple[str]]:
+    return Instance.objects.filter(pk=pk, released=False).order_by().values_list("status")
+
+
+@lru_cache(maxsize=1000)
+def release_of(release_id: int) -> Release:
+    """With its version and repository. It is read once per process: what it says never changes."""
+    return Release.objects.select_related("version__repository").get(pk=release_id)
 
 
 def recent_failures(replica_set_id: int, since: datetime) -> QuerySet[Instance]:

@@ -253,6 +253,10 @@ PROBE_SHARDS = env.int("BERTH_PROBE_SHARDS", default=1)
 WATCH_HOSTS = env.int("BERTH_WATCH_HOSTS", default=200)
 # Days that a failure capsule is kept; of each app the newest 20 are, in any case.
 CAPSULE_DAYS = env.int("BERTH_CAPSULE_DAYS", default=14)
+# So long a worker's hold on a row outlives the worker.
+LEASE_S = env.float("BERTH_LEASE", default=10)
+#: Where tests say at which lines a process is to die (apps.core.failpoints); read by dev and test only.
+FAILPOINTS_FILE = ""
 
 DJANGO_STRUCTLOG_CELERY_ENABLED = True
 # A reader of an event stream that goes is nothing to worry about.

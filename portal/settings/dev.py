@@ -9,6 +9,7 @@ from cryptography.fernet import Fernet
 from portal.settings.base import *  # noqa: F403
 from portal.settings.base import ALLOWED_HOSTS, ENCRYPTION_KEYS, SECRET_KEY, VAR, env
 
+FAILPOINTS_FILE = env.str("BERTH_FAILPOINTS", default="")
 DEBUG = env.bool("BERTH_DEBUG", default=False)
 ALLOWED_HOSTS = [*ALLOWED_HOSTS, ".localhost"]
 

@@ -15,6 +15,7 @@ from portal.settings.base import (
     SECRET_KEY,
     ZOOKEEPER_GATEWAY,
     ZOOKEEPER_PUBLISHER,
+    env,
 )
 
 _KNOWN = {"secret", "password", "changeme", "change-me", "admin", "berth", "test", "django-insecure"}
@@ -31,6 +32,8 @@ _refuse_weak("BERTH_ENCRYPTION_KEYS", ENCRYPTION_KEYS[0] if ENCRYPTION_KEYS else
 _refuse_weak("BERTH_ZOOKEEPER_PUBLISHER", ZOOKEEPER_PUBLISHER, 16)
 _refuse_weak("BERTH_ZOOKEEPER_GATEWAY", ZOOKEEPER_GATEWAY, 16)
 _refuse_weak("BERTH_REGISTRY_NOTIFICATION_SECRET", REGISTRY_NOTIFICATION_SECRET, 16)
+if env.str("BERTH_FAILPOINTS", default=""):
+    raise ImproperlyConfigured("BERTH_FAILPOINTS must not be set in production: it makes processes kill themselves.")
 if PLATFORM_ID == "dev":
     raise ImproperlyConfigured(
         "BERTH_PLATFORM_ID must be set to a name of this installation: on an engine that two installations share, "

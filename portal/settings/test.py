@@ -7,8 +7,9 @@ import secrets
 from cryptography.fernet import Fernet
 
 from portal.settings.base import *  # noqa: F403
-from portal.settings.base import ALLOWED_HOSTS, ENCRYPTION_KEYS, SECRET_KEY, STATIC_ROOT
+from portal.settings.base import ALLOWED_HOSTS, ENCRYPTION_KEYS, SECRET_KEY, STATIC_ROOT, env
 
+FAILPOINTS_FILE = env.str("BERTH_FAILPOINTS", default="")
 SECRET_KEY = SECRET_KEY or secrets.token_urlsafe(48)
 ENCRYPTION_KEYS = ENCRYPTION_KEYS or [Fernet.generate_key().decode()]
 ALLOWED_HOSTS = [*ALLOWED_HOSTS, "testserver"]

@@ -104,6 +104,9 @@ def _worker(env: Environment, part: str, queue: str, concurrency: int, *more: st
             f"--concurrency={concurrency}",
             "--loglevel=INFO",
             f"--queues={queue}",
+            # Workers need not know of each other, and one that is killed is back a second earlier.
+            "--without-mingle",
+            "--without-gossip",
             *more,
         ),
         ready=ready,

@@ -60,6 +60,7 @@ def test_a_missing_setting_stops_it_by_name(tmp_path, name):
         ("BERTH_REGISTRY_NOTIFICATION_SECRET", "berth-berth-berth-berth"),
         ("BERTH_PORTAL_URL", "http://portal.example.com"),
         ("DATABASE_URL", "sqlite:////tmp/x"),
+        ("BERTH_FAILPOINTS", "failpoints"),
     ],
 )
 def test_a_weak_setting_stops_it(tmp_path, name, value):

@@ -10,10 +10,11 @@ from celery.signals import worker_shutting_down
 from django.conf import settings
 
 from apps.core import jobs
-from apps.core.duties import due
+from apps.core.duties import SWEEP, due
 from apps.deployments import reconcile
 from apps.deployments.selectors import unfinished_apps, unfinished_instances, unfinished_tenants
 from apps.deployments.services.capsules import capsules_expire
+from apps.deployments.services.outage import deadlines_extended
 from apps.hosts.selectors import hosts_to_observe
 from workers.clients import clients
 
@@ -82,7 +83,7 @@ def observe_hosts() -> None:
 
 @shared_task(name="deployments.sweep")
 def sweep() -> None:
-    with due("sweep", every_s=1) as mine:
+    with due(SWEEP, every_s=1, back=deadlines_extended) as mine:
         if not mine:
             return
         for pk in unfinished_apps(SWEEP_LIMIT):

@@ -7,6 +7,7 @@ import time
 import structlog
 
 from apps.core import jobs
+from apps.core.failpoints import reached
 from apps.core.leases import held
 from apps.deployments.discovery import DiscoveryUnavailable
 from apps.deployments.models import App
@@ -21,6 +22,10 @@ log = structlog.get_logger(__name__)
 
 #: A pass that itself changes what is wanted is followed by another; after so many it is somebody else's turn.
 ROUNDS = 20
+#: After so many, each waits for as long as the last had worked (at most so many seconds): an app of hundreds of
+#: instances that become ready one by one is not published anew for each of them.
+UNPACED = 4
+PACE_S = 0.25
 #: How long a pass waits for gateways to say that they have a shift in force, before the sweep looks again. Seconds.
 PATIENCE_S = 1.0
 POLL_S = 0.01
@@ -28,7 +33,11 @@ POLL_S = 0.01
 
 def reconcile_app(app_id: int, clients: Clients) -> None:
     """Go round until nothing new is asked for. While another worker does that, leave it to that one."""
-    for _ in range(ROUNDS):
+    took = 0.0
+    for turn in range(ROUNDS):
+        if turn >= UNPACED:
+            time.sleep(min(took, PACE_S))
+        began = time.thread_time()
         with held(App, app_id) as mine:
             if not mine:
                 return
@@ -37,6 +46,7 @@ def reconcile_app(app_id: int, clients: Clients) -> None:
                 return
             seen = app.route_wanted
             again = _pass(app, clients)
+            took = time.thread_time() - began
         # A change whose nudge found the lease taken is seen here, since this looks after the lease was given back.
         if not again and not App.objects.filter(pk=app_id, route_wanted__gt=seen).exists():
             return
@@ -48,6 +58,7 @@ def _pass(app: App, clients: Clients) -> bool:
     if app.deleting_at is not None:
         delete_on(app, clients)
         return False
+    reached("app.seen", app.slug)
     moved = advance(app, clients)
     counts(app)
     app.refresh_from_db(fields=["route_wanted", "route_published", "route_epoch", "route_zxid"])
@@ -66,6 +77,7 @@ def _gateways_follow(app: App, clients: Clients) -> bool:
         except DiscoveryUnavailable:
             return False
         if not awaits_gateways(app):
+            reached("gateways.acknowledged", app.slug)
             return True
         if time.monotonic() >= patience:
             return False

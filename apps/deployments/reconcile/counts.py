@@ -9,9 +9,10 @@ from datetime import datetime, timedelta
 from apps.core import events, jobs
 from apps.core.clock import now
 from apps.core.errors import BerthError
+from apps.core.failpoints import reached
 from apps.deployments.backoff import IMMEDIATE_RESTARTS, delay_s
 from apps.deployments.models import App, Instance, ReplicaSet
-from apps.deployments.selectors import live_of, recent_failures
+from apps.deployments.selectors import live_of, recent_failures, standing_of
 from apps.deployments.services.instances import instance_drain
 from apps.deployments.services.placement import instances_place
 from apps.deployments.services.spread import followed, wanted_set
@@ -25,7 +26,12 @@ RETRY_S = 5
 
 
 def counts(app: App) -> None:
+    standing = standing_of(app.pk)
     for replica_set in app.replica_sets.select_related("release__version", "app__cluster"):
+        as_wanted = standing.get(replica_set.pk, (0, 0)) == (replica_set.wanted, 0)
+        if as_wanted and not (replica_set.release.is_global and replica_set.wanted):
+            # So it is for every old release, and for what stands as it should: no instance need be read.
+            continue
         live = live_of(replica_set.pk)
         if replica_set.release.is_global and replica_set.wanted:
             _follow(app, replica_set, live)
@@ -74,6 +80,7 @@ def _grow(
     except BerthError as error:
         _waiting(app, replica_set, missing, error)
         return
+    reached("instances.placed", app.slug)
     # What did not fit is asked for again by the next pass, which then says why there is no room.
     ReplicaSet.objects.filter(pk=replica_set.pk).update(retry_at=None)
     for instance in placed:
@@ -115,6 +122,7 @@ def _shrink(live: Sequence[Instance], surplus: int) -> None:
 
     for instance in sorted(live, key=last_wanted)[:surplus]:
         instance_drain(instance=instance)
+        reached("instances.drained", instance.app.slug)
 
 
 def _move(app: App, replica_set: ReplicaSet, moving: Sequence[Instance], doubles: Sequence[Instance]) -> None:

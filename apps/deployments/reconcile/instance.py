@@ -7,19 +7,22 @@ from datetime import timedelta
 
 import structlog
 from django.conf import settings
+from django.db.models import QuerySet
 
-from apps.core import jobs
+from apps.core import compiled, jobs
 from apps.core.clock import now
 from apps.core.errors import PlatformError
+from apps.core.failpoints import reached
 from apps.core.leases import held
 from apps.deployments.checks import Kind, readiness_of
 from apps.deployments.discovery import DiscoveryUnavailable
 from apps.deployments.models import Instance
 from apps.deployments.reconcile.capsules import capture
 from apps.deployments.reconcile.clients import Clients
+from apps.deployments.reconcile.deadlines import passed
 from apps.deployments.reconcile.probes import ask_once, never_ready
 from apps.deployments.reconcile.routes import publish
-from apps.deployments.selectors import crowded, next_to_start
+from apps.deployments.selectors import crowded, moved_on, next_to_start, release_of
 from apps.deployments.services.failing import instance_broken, instance_cleared
 from apps.deployments.services.instances import (
     instance_fail,
@@ -57,6 +60,11 @@ class StartOverdue(EngineError):
     code = "engine.start_overdue"
 
 
+#: After these moves what was read is still right, but for what the move changed in it too; a move by others meanwhile
+#: makes the next swap fail, which ends the round.
+_FOLLOWED = frozenset({(Status.PLACED, Status.STARTING), (Status.STARTING, Status.RUNNING)})
+
+
 def reconcile_instance(pk: int, clients: Clients) -> None:
     """Move the instance as far as it goes now. While another worker does that, leave it to that one."""
     last = ""
@@ -68,17 +76,27 @@ def reconcile_instance(pk: int, clients: Clients) -> None:
             if instance is None or instance.released:
                 return
             last = instance.status
-            further = _step(instance, clients)
+            while _step(instance, clients):
+                if (last, instance.status) not in _FOLLOWED:
+                    instance = _read(pk)
+                    if instance is None or instance.released:
+                        return
+                last = instance.status
+            last = instance.status
         # A move by others whose nudge found the lease taken is seen here, after the lease was given back.
-        if not further and not Instance.objects.filter(pk=pk, released=False).exclude(status=last).exists():
+        if not moved_on(pk, last):
             return
 
 
 def _read(pk: int) -> Instance | None:
-    rows = Instance.objects.select_related(
-        "app__tenant__plan", "host__cluster", "replica_set__release__version__repository"
-    )
-    return rows.filter(pk=pk).first()
+    instance = next(iter(compiled.objects(_with_all, {"pk": pk})), None)
+    if instance is not None:
+        instance.replica_set.release = release_of(instance.replica_set.release_id)
+    return instance
+
+
+def _with_all(*, pk: int) -> QuerySet[Instance]:
+    return Instance.objects.select_related("app__tenant__plan", "host__cluster", "replica_set").filter(pk=pk).order_by()
 
 
 def _step(instance: Instance, clients: Clients) -> bool:
@@ -100,7 +118,9 @@ def _place(instance: Instance, clients: Clients) -> bool:
         return _clear(instance, clients)
     if instance.retry_at is not None and now() < instance.retry_at:
         return False
-    return instance_starting(instance=instance)
+    begun = instance_starting(instance=instance)
+    reached("instance.starting", instance.app.slug)
+    return begun
 
 
 def _clear(instance: Instance, clients: Clients) -> bool:
@@ -136,16 +156,14 @@ def spec_of(instance: Instance) -> ContainerSpec:
     )
 
 
-def _overdue(instance: Instance) -> bool:
-    return instance.deadline_at is not None and now() >= instance.deadline_at
-
-
 def _start(instance: Instance, clients: Clients) -> bool:
-    if _overdue(instance):
+    if passed(instance):
         return _start_failed(instance, StartOverdue("it was not started in time"))
     if instance.host.silent or crowded(instance):
         return False
     spec = spec_of(instance)
+    # How long it took to get here is what benchmarks/deploy.py reads these lines for.
+    log.info("engine_call", verb="ensure", app=spec.app, release=spec.release, instance=str(instance.uid))
     try:
         observed = clients.engine(instance.host).ensure(spec, pull_token=pull_token(spec.image.repository))
     except EngineError as error:
@@ -153,16 +171,19 @@ def _start(instance: Instance, clients: Clients) -> bool:
     except PlatformError as error:
         log.error("start_retry", instance=str(instance.uid), code=error.code, error=error.detail)
         return False
+    reached("container.made", instance.app.slug)
     for waiting in next_to_start(instance.host_id):
         jobs.enqueue(jobs.RECONCILE_INSTANCE, waiting)
     if observed.state is ContainerState.EXITED:
         return exited(instance, observed)
-    return instance_started(instance=instance, container_id=observed.container_id)
+    started = instance_started(instance=instance, container_id=observed.container_id)
+    reached("instance.running", instance.app.slug)
+    return started
 
 
 def _start_failed(instance: Instance, error: EngineError) -> bool:
     """What trying again may mend is tried again until the deadline; the rest ends at once."""
-    if error.retryable and not _overdue(instance):
+    if error.retryable and not passed(instance):
         # The sweep tries again.
         log.warning("start_retry", instance=str(instance.uid), code=error.code, error=str(error))
         return False
@@ -200,9 +221,11 @@ def _await_ready(instance: Instance, clients: Clients) -> bool:
     while True:
         wrong = ask_once(instance, check, clients)
         if wrong is None:
+            reached("instance.answered", instance.app.slug)
             instance_ready(instance=instance)
+            reached("instance.ready", instance.app.slug)
             return False
-        if _overdue(instance):
+        if passed(instance):
             return never_ready(instance, check, wrong)
         at = time.monotonic()
         if at - looked >= LOOK_S:
@@ -235,6 +258,9 @@ def _retire(instance: Instance, clients: Clients) -> bool:
     grace = instance.replica_set.release.stop_grace_s if instance.status == Status.DRAINING else 0
     if _removed(instance, clients, grace):
         instance_released(instance=instance)
+        reached("instance.released", instance.app.slug)
+        if instance.rebuild_as_id is not None:
+            reached("place.handed_over", instance.app.slug)
     return False
 
 
@@ -247,9 +273,14 @@ def _unrouted(instance: Instance, clients: Clients) -> bool:
         if receipt is None:
             # Not unpublished: users may still be on their way to it, so it stays. The sweep comes again.
             return False
+        reached("instance.unpublished", instance.app.slug)
         instance_unrouted(instance=instance, epoch=receipt.epoch, zxid=receipt.zxid)
+        reached("instance.unrouted", instance.app.slug)
         instance.refresh_from_db(fields=["unrouted_epoch", "unrouted_zxid", "unrouted_at", "deadline_at"])
-    return _gateways_let_go(instance, clients)
+    if not _gateways_let_go(instance, clients):
+        return False
+    reached("gateways.let_go", instance.app.slug)
+    return True
 
 
 def _removed(instance: Instance, clients: Clients, grace: int) -> bool:
@@ -266,6 +297,7 @@ def _removed(instance: Instance, clients: Clients, grace: int) -> bool:
     except EngineError as error:
         log.error("remove_failed", instance=str(instance.uid), code=error.code, error=str(error))
         return False
+    reached("container.removed", instance.app.slug)
     return True
 
 
@@ -303,7 +335,7 @@ def _gateways_let_go(instance: Instance, clients: Clients) -> bool:
             return False
         if served_by_all(epoch=instance.unrouted_epoch, zxid=instance.unrouted_zxid):
             return True
-        if _overdue(instance):
+        if passed(instance):
             log.warning("gateways_overdue", instance=str(instance.uid), zxid=instance.unrouted_zxid)
             return True
         if time.monotonic() >= patience:

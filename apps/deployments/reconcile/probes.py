@@ -22,6 +22,7 @@ from apps.deployments.models import Instance, Release
 from apps.deployments.reconcile.answers import Wrong
 from apps.deployments.reconcile.clients import Clients
 from apps.deployments.reconcile.commands import Command, run
+from apps.deployments.reconcile.deadlines import passed
 from apps.deployments.reconcile.probing import Target
 from apps.deployments.services.failing import (
     COUNTED,
@@ -168,7 +169,7 @@ class Notebook:
     @staticmethod
     def _overdue(asked: Asked, check: Check, wrong: Wrong) -> None:
         row = _whole(asked.pk)
-        if row is not None:
+        if row is not None and passed(row):
             never_ready(row, check, wrong)
 
     def flush(self) -> None:

@@ -13,10 +13,14 @@ from django.conf import settings
 
 from apps.core import jobs
 from apps.core.clock import now
+from apps.core.duties import away
+from apps.core.failpoints import reached
 from apps.core.models import Event
 from apps.deployments.models import App, Instance, ReplicaSet, Rollout
 from apps.deployments.reconcile.clients import Clients
+from apps.deployments.reconcile.deadlines import passed
 from apps.deployments.reconcile.judging import LEAST_S, QUIET_S, Judgement, judged, snapshot, traffic_report
+from apps.deployments.reconcile.steps import move_made
 from apps.deployments.selectors import own_failures
 from apps.deployments.services.moves import (
     Move,
@@ -83,7 +87,7 @@ def advance(app: App, clients: Clients) -> bool:
         return _worse(scene, move, clients)
     if move is None:
         return _overdue(scene, clients)
-    if not rollout_move(rollout=rollout, move=move):
+    if not _moved(app, rollout, move):
         return False
     for delay_s in _looks(rollout, move):
         jobs.enqueue_later(jobs.RECONCILE_APP, delay_s, app.pk)
@@ -100,6 +104,14 @@ def _looks(rollout: Rollout, move: Move) -> set[float]:
     pause = rollout.steps[rollout.step]["pause_s"] if rollout.step < len(rollout.steps) else None
     times = {LEAST_S, QUIET_S, float(rollout.judge_s)} if rollout.judge_s else set()
     return {one + moment for one in (times if pause is None else {*times, float(pause)})}
+
+
+def _moved(app: App, rollout: Rollout, move: Move) -> bool:
+    reached("rollout.moving", app.slug)
+    done = rollout_move(rollout=rollout, move=move)
+    if done:
+        move_made(app.slug, move)
+    return done
 
 
 def awaits_gateways(app: App) -> bool:
@@ -132,7 +144,9 @@ def _in_force(app: App, rollout: Rollout) -> bool:
         return True
     shifts = [one["at"] for one in rollout.timeline if "weight" in one]
     waited_since = datetime.fromisoformat(shifts[-1]) if shifts else rollout.phase_since
-    return waited_since is not None and now() >= waited_since + timedelta(seconds=settings.DRAIN_DEADLINE_S)
+    if waited_since is None or now() < waited_since + timedelta(seconds=settings.DRAIN_DEADLINE_S):
+        return False
+    return not away()
 
 
 # What the phases do -----------------------------------------------------------------------------------------------
@@ -293,8 +307,11 @@ def _ending(scene: Scene, clients: Clients) -> bool:
     rollout = scene.rollout
     if scene.in_force:
         report = {"traffic": traffic_report(rollout, scene.app, clients)}
-        return rollout_end(rollout=rollout, status=Status.SUCCEEDED, report=report)
-    if now() < rollout.deadline_at:
+        reached("rollout.ending", scene.app.slug)
+        ended = rollout_end(rollout=rollout, status=Status.SUCCEEDED, report=report)
+        reached("rollout.ended", scene.app.slug)
+        return ended
+    if not passed(rollout):
         return False
     return rollout_end(
         rollout=rollout,
@@ -308,7 +325,7 @@ def _undeploying(app: App, rollout: Rollout) -> bool:
     left = app.instances.filter(released=False).count()
     if not left:
         return rollout_end(rollout=rollout, status=Status.SUCCEEDED)
-    if now() < rollout.deadline_at:
+    if not passed(rollout):
         return False
     return rollout_end(
         rollout=rollout,
@@ -334,7 +351,7 @@ def _worse(scene: Scene, judgement: Judgement, clients: Clients) -> bool:
 
 def _overdue(scene: Scene, clients: Clients) -> bool:
     rollout = scene.rollout
-    if now() < rollout.deadline_at:
+    if not passed(rollout):
         return False
     if rollout.status == Status.PAUSED:
         return _give_up(scene, "rollout.deadline", "It was paused, and nobody continued it.", clients)
@@ -362,7 +379,10 @@ def _no_room(rollout: Rollout) -> tuple[str, str]:
 def _give_up(scene: Scene, code: str, reason: str, clients: Clients, *, bad: bool = False) -> bool:
     report = {"traffic": traffic_report(scene.rollout, scene.app, clients)}
     status = Status.ROLLED_BACK if scene.replaces else Status.FAILED
-    return rollout_give_up(rollout=scene.rollout, status=status, code=code, reason=reason, bad=bad, report=report)
+    reached("rollout.giving_up", scene.app.slug)
+    ended = rollout_give_up(rollout=scene.rollout, status=status, code=code, reason=reason, bad=bad, report=report)
+    reached("rollout.given_up", scene.app.slug)
+    return ended
 
 
 # Between rollouts -------------------------------------------------------------------------------------------------
@@ -372,10 +392,13 @@ def _begin(app: App) -> bool:
     """The next of the queue; one that waited for longer than anything may wait is given up."""
     waiting = app.rollouts.filter(status=Status.PENDING).select_related("app", "target__release__version")
     for rollout in waiting.order_by("number"):
-        if now() >= rollout.deadline_at:
+        if passed(rollout):
             reason = "It waited in the queue for too long."
             return rollout_end(rollout=rollout, status=Status.FAILED, code="rollout.deadline", reason=reason)
-        return rollout_begin(rollout=rollout, place=False)
+        reached("rollout.beginning", app.slug)
+        begun = rollout_begin(rollout=rollout, place=False)
+        reached("rollout.begun", app.slug)
+        return begun
     return False
 
 
@@ -388,8 +411,11 @@ def _retire(app: App) -> bool:
     back = sum(min(one.wanted, ready_of(one.pk)) for one in sets)
     missing = sum(one.wanted for one in sets) - back
     ready = ready_of(given_up.pk)
-    wanted = 0 if now() >= given_up.retiring_until else max(0, min(given_up.wanted, missing))
+    late = now() >= given_up.retiring_until and not away()
+    wanted = 0 if late else max(0, min(given_up.wanted, missing))
     weight = share(min(ready, wanted), back)
     if wanted == given_up.wanted and weight == given_up.weight:
         return False
-    return retire(app_id=app.pk, replica_set=given_up, wanted=wanted, weight=weight)
+    done = retire(app_id=app.pk, replica_set=given_up, wanted=wanted, weight=weight)
+    reached("set.retired", app.slug)
+    return done

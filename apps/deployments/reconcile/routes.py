@@ -5,6 +5,7 @@ from __future__ import annotations
 import structlog
 
 from apps.core import jobs
+from apps.core.failpoints import reached
 from apps.deployments.discovery import DiscoveryUnavailable, EpochMissing, Receipt
 from apps.deployments.models import App
 from apps.deployments.reconcile.clients import Clients
@@ -20,6 +21,7 @@ GIVE_UP_AFTER = 3
 
 def publish(app_id: int, slug: str, clients: Clients, *, rebuilding: bool = False) -> Receipt | None:
     """Publish what should be routed now. None where ZooKeeper can't take it: the sweep comes again."""
+    reached("route.publishing", slug)
     try:
         receipt = clients.discovery.publish(slug, lambda: publication_of(app_id), rebuilding=rebuilding)
     except EpochMissing:
@@ -33,7 +35,9 @@ def publish(app_id: int, slug: str, clients: Clients, *, rebuilding: bool = Fals
         log.warning("publish_failed", app=slug, error=error.detail)
         return None
     if receipt is not None:
+        reached("route.unnoted", slug)
         route_published(app_id=app_id, wanted=receipt.wanted, epoch=receipt.epoch, zxid=receipt.zxid)
+        reached("route.noted", slug)
     return receipt
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import F
+from django.db.models import F, QuerySet
 
-from apps.core import events, jobs
+from apps.core import compiled, events, jobs
 from apps.core.errors import Conflict, Denied
 from apps.deployments.models import App, Domain
 from apps.hosts.selectors import default_cluster
@@ -105,5 +106,9 @@ def app_locked(app_id: int) -> App:
 
 def route_touch(*, app_id: int) -> None:
     """What should be routed has changed: part of the transaction that changes it."""
-    App.objects.filter(pk=app_id).update(route_wanted=F("route_wanted") + 1)
+    compiled.update(_touched, {"pk": app_id})
     jobs.enqueue(jobs.RECONCILE_APP, app_id)
+
+
+def _touched(*, pk: int) -> tuple[QuerySet[App], dict[str, Any]]:
+    return App.objects.filter(pk=pk), {"route_wanted": F("route_wanted") + 1}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 
-from apps.core import events, jobs
+from apps.core import compiled, events, jobs
 from apps.core.clock import after, now
 from apps.deployments.checks import readiness_of
 from apps.deployments.models import Instance, ReplicaSet
@@ -22,11 +23,20 @@ Status = Instance.Status
 
 
 def _move(instance: Instance, old: Iterable[str], new: str, **changes: Any) -> bool:
-    return bool(
-        Instance.objects.filter(pk=instance.pk, status__in=old, released=False).update(
-            status=new, status_since=now(), **changes
-        )
-    )
+    """Compare and swap; what was changed is changed in ``instance`` too."""
+    fixed = {name: value for name, value in changes.items() if value is None or isinstance(value, bool)}
+    values = {name: value for name, value in changes.items() if name not in fixed}
+
+    def build(*, pk: int, status_since: datetime, **values: Any) -> tuple[QuerySet[Instance], dict[str, Any]]:
+        rows = Instance.objects.filter(pk=pk, status__in=list(old), released=False)
+        return rows, {"status": new, "status_since": status_since, **fixed, **values}
+
+    given = {"pk": instance.pk, "status_since": now(), **values}
+    if not compiled.update(build, given, (tuple(old), new, *fixed.items(), *values)):
+        return False
+    for name, value in {"status": new, **changes}.items():
+        setattr(instance, "rebuild_as_id" if name == "rebuild_as" else name, value)
+    return True
 
 
 def _record(instance: Instance, code: str, message: str, level: str = "info", **detail: str) -> None:
@@ -178,7 +188,7 @@ def instance_rebuilt(*, instance: Instance, allocation: Allocation) -> bool:
     False where that is not asked for, or not possible: then it is placed like any other.
     """
     heir = ReplicaSet.objects.select_related("release", "app").filter(pk=instance.rebuild_as_id or 0).first()
-    if heir is None or instance.status != Status.DRAINING or not heir.wanted:
+    if heir is None or instance.status != Status.STOPPED or not heir.wanted:
         return False
     release = heir.release
     new = Instance(

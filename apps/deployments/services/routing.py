@@ -9,6 +9,7 @@ from django.conf import settings
 from django.db import transaction
 
 from apps.core.clock import now
+from apps.core.duties import away
 from apps.deployments.models import App, Gateway
 from apps.deployments.selectors import live_gateways
 from apps.hosts.selectors import quarantined_ports
@@ -38,9 +39,10 @@ def served_by_all(*, epoch: str, zxid: int) -> bool:
     """Whether every gateway that may still route has this transaction in force; True where there is no gateway.
 
     A gateway of another epoch has read everything anew since, but only the publisher knows whether that epoch is
-    the later one; so it counts as not served and the caller's deadline decides.
+    the later one; so it counts as not served and the caller's deadline decides. While the platform was away it has not
+    heard of gateways that are there all the same.
     """
-    return all(gateway.epoch == epoch and gateway.served >= zxid for gateway in live_gateways())
+    return not away() and all(gateway.epoch == epoch and gateway.served >= zxid for gateway in live_gateways())
 
 
 @transaction.atomic

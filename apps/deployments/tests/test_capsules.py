@@ -68,11 +68,13 @@ def test_what_ran_out_of_memory_is_flagged(failing, loop):
 
 def test_secrets_of_the_release_are_not_in_it_and_what_members_may_read_is(failing, loop, monkeypatch):
     from apps.deployments.models import Release
+    from apps.deployments.selectors import release_of
 
     instance = failing(
         output=b"password=hunter22 region=frankfurt\n", env={"PASSWORD": "hunter22", "REGION": "frankfurt"}
     )
     Release.objects.update(env_readable=["REGION"])
+    release_of.cache_clear()
     Instance.objects.update(last_check="GET /?token=hunter22\x1b[0m answered 500")
     loop.settle()
     kept = capsule(instance)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Protocol
 
@@ -31,6 +32,10 @@ def _docker(address: EngineAddress) -> HostEngine:
 
 
 def _memory(address: EngineAddress) -> HostEngine:
+    if fleet := os.environ.get("BERTH_MEMORY_FLEET"):
+        from apps.hosts.engines.memory_remote import RemoteMemoryEngine
+
+        return RemoteMemoryEngine(address, fleet)
     from apps.hosts.engines.memory import MemoryEngine
 
     return MemoryEngine(address)

@@ -6,6 +6,8 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import F
+from django.db.models.functions import Least
 
 from apps.core import events
 from apps.core.clock import now
@@ -56,6 +58,11 @@ def host_silent(*, host: Host, error: str) -> str:
             )
             return new
     return Host.objects.values_list("status", flat=True).get(pk=host.pk)
+
+
+def hosts_unwatched(*, gap: timedelta) -> None:
+    """Nobody looked at any host for so long: that is no silence of theirs."""
+    Host.objects.filter(last_seen_at__isnull=False).update(last_seen_at=Least(F("last_seen_at") + gap, now()))
 
 
 def host_drained(*, host: Host) -> None:
