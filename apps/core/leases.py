@@ -114,6 +114,7 @@ class _Heart:
         while True:
             with self._some:
                 while not self._held:
+                    connection.close()
                     self._some.wait()
             time.sleep(settings.LEASE_S / 10)
             due = self._due(time.monotonic() - settings.LEASE_S * 0.3)
@@ -126,10 +127,7 @@ class _Heart:
                     self._renewed(owners)
             except Error:
                 # It may be back before the leases end; a new connection is made by the next try.
-                pass
-            finally:
-                if due:
-                    connection.close()
+                connection.close()
 
     def _due(self, before: float) -> dict[type[models.Model], dict[str, object]]:
         """By model: owners whose leases were got or renewed before, and their rows."""
