@@ -56,3 +56,53 @@ def test_halves_of_letters_are_refused_in_words_that_can_be_written(world, shop,
     reply = client.generic("POST", "/api/v1/apps/shop/rollouts/", body, content_type="application/json")
     assert reply.status_code == 400, reply.content
     assert reply.json()["code"] == "request.invalid"
+
+
+# Secrets ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_check_saw_holds_no_secret_for_who_may_only_look(world, shop, loop):
+    seen = f"HTTP/1.1 500 x\nkey={PASSWORD} region=frankfurt {PASSWORD[:9]}"
+    loop.clients.probe = lambda targets: {one.pk: Wrong("it answered 500", seen) for one in targets}
+    probe_pass(loop.clients)
+    told = _api(world.vera).get("/api/v1/apps/shop/instances/").json()["results"][0]
+    assert told["last_check"].endswith(f"key={MASK} region=frankfurt {MASK}")
+    assert PASSWORD[:9] not in json.dumps(told)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        base64.b64encode(PASSWORD.encode()).decode(),
+        base64.b64encode(f"user:{PASSWORD}".encode()).decode(),
+        base64.b64encode(f"u:{PASSWORD}@host".encode()).decode(),
+        base64.urlsafe_b64encode(f"us:{PASSWORD}\xff\xfe".encode()).decode(),
+        PASSWORD.encode().hex(),
+        PASSWORD.encode().hex().upper(),
+        quote("&" + PASSWORD),
+    ],
+)
+def test_a_secret_is_hidden_in_the_encodings_of_headers_and_addresses(written):
+    assert MASK in masked(f"Authorization: {written}", [PASSWORD])
+    assert MASK in masked(f"see /?token={quote(PASSWORD + '/&x', safe='')} there", [PASSWORD + "/&x"])
+
+
+def test_the_password_of_a_connection_url_is_hidden_without_the_url():
+    url = "postgres://app:p%40ss-word@db:5432/app"
+    assert masked("no entry for app with p@ss-word, p%40ss-word", [url]) == f"no entry for app with {MASK}, {MASK}"
+
+
+def test_a_secret_of_thousands_of_lines_costs_a_capsule_a_moment():
+    lines = [f"{number:06d}" for number in range(9000)]
+    secret = "\n".join(lines)
+    began = time.process_time()
+    assert readable(b"x" * 1024 * 1024, [secret])[0] == "x" * SIZE
+    assert readable(("\n".join(lines) * 16).encode(), [secret])[0] == MASK
+    # 20 s each, where every line of it had the whole text searched.
+    assert time.process_time() - began < 5
+
+
+def test_the_end_of_a_secret_at_the_beginning_of_what_is_looked_at_is_not_kept():
+    secret = "q" * 5000
+    raw = (secret + "y" * (4 * SIZE - 2500)).encode()
+    assert "q" not in readable(raw, [secret])[0]
