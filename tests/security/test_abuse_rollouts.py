@@ -106,3 +106,25 @@ def test_the_end_of_a_secret_at_the_beginning_of_what_is_looked_at_is_not_kept()
     secret = "q" * 5000
     raw = (secret + "y" * (4 * SIZE - 2500)).encode()
     assert "q" not in readable(raw, [secret])[0]
+
+
+# Addresses --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ImageUnavailable("Get https://10.9.8.7:5443/v2/: dial tcp 10.0.0.12:49152->10.9.8.7:5443: connect: refused"),
+        ImageUnavailable("lookup registry.internal on 10.0.0.2:53: no such host"),
+        SpecRefused("manifest for registry.internal:5443/shop has no match; asked 10.0.0.2:53, fd00:1::2 and [::1]:53"),
+    ],
+)
+def test_why_an_instance_could_not_start_names_no_machine(world, shop, settings, error):
+    settings.REGISTRY_FOR_HOSTS = "registry.internal:5443"
+    Instance.objects.update(status=Status.STARTING, deadline_at="2020-01-01T00:00:00Z")
+    instance = Instance.objects.select_related("host", "app", "replica_set__release").get()
+    assert loop_of_instances._start_failed(instance, error)
+    told = json.dumps(_api(world.vera).get("/api/v1/apps/shop/instances/").json()["results"])
+    told += json.dumps(_api(world.vera).get("/api/v1/apps/shop/events/").json()["results"])
+    for one in ("10.9.8.7", "10.0.0", "internal", "fd00", "::1"):
+        assert one not in told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from datetime import timedelta
 
@@ -52,6 +53,15 @@ PATIENCE_S = 2.0
 POLL_S = 0.05
 #: How often a container that does not answer yet is looked at, whether it still runs. Seconds.
 LOOK_S = 0.4
+_PULL_FAILED = {
+    "image.denied": "the registry refused the pull of its image.",
+    "image.not_found": "the registry has no such image any more.",
+    "image.unavailable": "its image could not be pulled from the registry.",
+}
+#: IPv4 and IPv6, with a port perhaps.
+_ADDRESS = re.compile(
+    r"(?:\b[0-9]{1,3}(?:\.[0-9]{1,3}){3}\b|\[?(?<![0-9A-Za-z])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}\]?)(?::[0-9]{1,5})?"
+)
 
 
 class StartOverdue(EngineError):
@@ -191,9 +201,18 @@ def _start_failed(instance: Instance, error: EngineError) -> bool:
         # Its text may name hosts and addresses, which are the platform's.
         log.error("start_failed", instance=str(instance.uid), code=error.code, error=str(error))
         reason = "The platform's host could not start it. Another try goes to another host if there is one."
+    elif error.code in _PULL_FAILED:
+        # A registry's text names its own address, and that of the host that asked.
+        log.error("start_failed", instance=str(instance.uid), code=error.code, error=str(error))
+        reason = f"It could not be started: {_PULL_FAILED[error.code]}"
     else:
-        reason = f"It could not be started: {error}"
+        reason = f"It could not be started: {_without_addresses(str(error))}"
     return instance_fail(instance=instance, code=error.code, reason=reason)
+
+
+def _without_addresses(text: str) -> str:
+    """What the engine says of the image and its command is the tenant's; addresses in it are the platform's."""
+    return _ADDRESS.sub("…", text.replace(settings.REGISTRY_FOR_HOSTS, settings.REGISTRY_PUBLIC))
 
 
 def exited(instance: Instance, observed: Observed) -> bool:
