@@ -128,3 +128,17 @@ def test_why_an_instance_could_not_start_names_no_machine(world, shop, settings,
     told += json.dumps(_api(world.vera).get("/api/v1/apps/shop/events/").json()["results"])
     for one in ("10.9.8.7", "10.0.0", "internal", "fd00", "::1"):
         assert one not in told
+
+
+# Checks -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_that_comes_byte_by_byte_is_not_searched_anew_for_each():
+    check = Check(kind=Kind.HTTP, path="/", text="nope-nope")
+    got = b"HTTP/1.1 200 OK\r\n\r\n" + b"n" * (MAX_BODY - 3000)
+    began = time.process_time()
+    for _ in range(2000):
+        got += b"n"
+        assert judged(check, got, ended=False, seen=len(got) - 1) == (False, None)
+    assert time.process_time() - began < 0.15
+    assert judged(check, got + b"ope-nope", ended=False, seen=len(got)) == (True, None)
