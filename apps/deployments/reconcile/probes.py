@@ -125,7 +125,7 @@ def command_of(pk: int, asked_as: int, check: Check, clients: Clients) -> tuple[
         log.warning("check_unasked", instance=str(row.uid), host=row.host.name, error=str(error))
         return None
     name = container_name(settings.PLATFORM_ID, row.app.slug, row.short_id)
-    return Command(asked_as, row.host_id, name, check), engine
+    return Command(asked_as, row.host_id, name, check, row.app.tenant_id), engine
 
 
 class Notebook:
