@@ -17,7 +17,8 @@ from apps.deployments.reconcile.logtext import MASK, SIZE, masked, readable
 from apps.deployments.reconcile.probes import probe_pass
 from apps.deployments.services.releases import ReleaseSettings
 from apps.deployments.services.rollouts import rollout_start
-from apps.hosts.engines.base import ImageUnavailable, SpecRefused
+from apps.hosts.engines import docker_check
+from apps.hosts.engines.base import MAX_CHECK_OUTPUT, ImageUnavailable, SpecRefused
 from tests.security.test_abuse import _api
 
 PASSWORD = "correct-horse"
@@ -142,3 +143,38 @@ def test_an_answer_that_comes_byte_by_byte_is_not_searched_anew_for_each():
         assert judged(check, got, ended=False, seen=len(got) - 1) == (False, None)
     assert time.process_time() - began < 0.15
     assert judged(check, got + b"ope-nope", ended=False, seen=len(got)) == (True, None)
+
+
+class _Endless:
+    """An engine's answer to a command that writes as fast as it is read."""
+
+    status_code = 200
+
+    def __init__(self, clock):
+        self.clock, self.raw, self.given = clock, self, 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        """Closed."""
+
+    def post(self, *_, **__):
+        return self
+
+    def read1(self, size):
+        self.given += size
+        self.clock[0] += size / 1e9  # a gigabyte a second, if it is let
+        return b"\x01\0\0\0\0\0\xff\xf8" + b"y" * (size - 8)
+
+
+def test_a_command_that_writes_without_end_is_read_slowly():
+    clock = [0.0]
+
+    def rest(seconds):
+        clock[0] += seconds
+
+    endless = _Endless(clock)
+    asked = docker_check._Session(endless, "http://x", 1, rest)
+    assert asked.output("1", 10, lambda: clock[0] >= 10) == b"y" * MAX_CHECK_OUTPUT
+    assert endless.given < 100_000_000
