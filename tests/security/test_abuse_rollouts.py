@@ -8,15 +8,19 @@ import time
 from urllib.parse import quote
 
 import pytest
+from django.db import connection
+from django.db.models import Model
+from django.test.utils import CaptureQueriesContext
 
 from apps.deployments.checks import Check, Kind
-from apps.deployments.models import Instance
+from apps.deployments.models import Instance, Release
 from apps.deployments.reconcile import instance as loop_of_instances
+from apps.deployments.reconcile import reconcile_app
 from apps.deployments.reconcile.answers import MAX_BODY, Wrong, judged
 from apps.deployments.reconcile.logtext import MASK, SIZE, masked, readable
 from apps.deployments.reconcile.probes import probe_pass
 from apps.deployments.services.releases import ReleaseSettings
-from apps.deployments.services.rollouts import rollout_start
+from apps.deployments.services.rollouts import rollout_cancel, rollout_start
 from apps.hosts.engines import docker_check
 from apps.hosts.engines.base import MAX_CHECK_OUTPUT, ImageUnavailable, SpecRefused
 from tests.security.test_abuse import _api
@@ -178,3 +182,27 @@ def test_a_command_that_writes_without_end_is_read_slowly():
     asked = docker_check._Session(endless, "http://x", 1, rest)
     assert asked.output("1", 10, lambda: clock[0] >= 10) == b"y" * MAX_CHECK_OUTPUT
     assert endless.given < 100_000_000
+
+
+# Growth -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_an_app_once_had_costs_nothing_each_time_it_is_looked_at(world, shop, loop, monkeypatch):
+    """Each release has up to 64 KiB to decrypt."""
+    read = []
+    monkeypatch.setattr(Release, "__init__", lambda self, *a, **k: (read.append(1), Model.__init__(self, *a, **k))[1])
+
+    def asked():
+        read.clear()
+        with CaptureQueriesContext(connection) as captured:
+            reconcile_app(shop.pk, loop.clients)
+        return len(captured), len(read)
+
+    loop.settle()
+    before = asked()
+    for _ in range(12):
+        rollout = rollout_start(app=shop, version="1.0", by=world.alice)
+        rollout_cancel(app=shop, number=rollout.number, by=world.alice)
+    loop.settle()
+    assert shop.replica_sets.count() == 13
+    assert asked() == before
