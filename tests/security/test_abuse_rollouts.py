@@ -12,17 +12,20 @@ from django.db import connection
 from django.db.models import Model
 from django.test.utils import CaptureQueriesContext
 
+from apps.core.clock import after
 from apps.deployments.checks import Check, Kind
 from apps.deployments.models import Instance, Release
 from apps.deployments.reconcile import instance as loop_of_instances
-from apps.deployments.reconcile import reconcile_app
+from apps.deployments.reconcile import reconcile_app, reconcile_instance
 from apps.deployments.reconcile.answers import MAX_BODY, Wrong, judged
 from apps.deployments.reconcile.logtext import MASK, SIZE, masked, readable
 from apps.deployments.reconcile.probes import probe_pass
 from apps.deployments.services.releases import ReleaseSettings
 from apps.deployments.services.rollouts import rollout_cancel, rollout_start
+from apps.deployments.services.scaling import app_scale
 from apps.hosts.engines import docker_check
 from apps.hosts.engines.base import MAX_CHECK_OUTPUT, ImageUnavailable, SpecRefused
+from apps.hosts.engines.memory import MemoryEngine
 from tests.security.test_abuse import _api
 
 PASSWORD = "correct-horse"
@@ -182,6 +185,46 @@ def test_a_command_that_writes_without_end_is_read_slowly():
     asked = docker_check._Session(endless, "http://x", 1, rest)
     assert asked.output("1", 10, lambda: clock[0] >= 10) == b"y" * MAX_CHECK_OUTPUT
     assert endless.given < 100_000_000
+
+
+# Workers ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("readiness", [{"path": "/", "interval_s": 60, "timeout_s": 60}, {"command": ["x"]}])
+def test_who_is_slow_to_become_ready_keeps_no_worker_of_the_others_waiting(world, shop, loop, monkeypatch, readiness):
+    asked = ReleaseSettings(readiness={**readiness, "interval_s": 60, "timeout_s": 60})
+    rollout_start(app=shop, version="1.0", by=world.alice, settings_=asked)
+    starting = Instance.objects.exclude(status=Status.HEALTHY).get()
+    waited = []
+
+    def silent(targets):
+        waited.extend(one.check.timeout_s for one in targets)
+        return {one.pk: Wrong("no answer") for one in targets}
+
+    loop.clients.probe = silent
+    monkeypatch.setattr(loop_of_instances, "PATIENCE_S", 2.0)
+    monkeypatch.setattr(MemoryEngine, "check", lambda *_, timeout_s, **__: waited.append(timeout_s))
+    reconcile_instance(starting.pk, loop.clients)
+    starting.refresh_from_db()
+    assert starting.status == Status.RUNNING
+    assert max(waited, default=0) <= 2
+
+
+def test_containers_that_do_not_stop_keep_only_some_workers_waiting(world, shop, loop):
+    """Each may take its minute of grace, and other tenants' instances are started by the same workers."""
+    app_scale(app=shop, instances=5, by=world.alice)
+    loop.settle()
+    app_scale(app=shop, instances=0, by=world.alice)
+    reconcile_app(shop.pk, loop.clients)
+    *stopping, last = Instance.objects.filter(status=Status.DRAINING).order_by("pk")
+    for one in stopping[:2]:
+        Instance.objects.filter(pk=one.pk).update(lease_owner="x", lease_until=after(10))
+    reconcile_instance(last.pk, loop.clients)
+    last.refresh_from_db()
+    assert not last.released
+    Instance.objects.update(lease_owner="", lease_until=None)
+    loop.settle()
+    assert not Instance.objects.filter(released=False).exists()
 
 
 # Growth -----------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import replace
 from datetime import timedelta
 
 import structlog
@@ -23,7 +24,7 @@ from apps.deployments.reconcile.clients import Clients
 from apps.deployments.reconcile.deadlines import passed
 from apps.deployments.reconcile.probes import ask_once, never_ready
 from apps.deployments.reconcile.routes import publish
-from apps.deployments.selectors import crowded, moved_on, next_to_start, release_of
+from apps.deployments.selectors import crowded, moved_on, next_to_start, next_to_stop, release_of, stopping_enough
 from apps.deployments.services.failing import instance_broken, instance_cleared
 from apps.deployments.services.instances import (
     instance_fail,
@@ -234,8 +235,10 @@ def exited(instance: Instance, observed: Observed) -> bool:
 def _await_ready(instance: Instance, clients: Clients) -> bool:
     """Poll fast for a moment, since most apps are ready within it; then leave it to the probe pass."""
     check = readiness_of(instance.replica_set.release)
-    if check.kind is Kind.COMMAND and instance.host.silent:
+    if check.kind is Kind.COMMAND and (instance.host.silent or check.timeout_s > PATIENCE_S):
         return False
+    # One that takes its minute to answer is the probe pass's to wait for: here it would keep one of a few workers.
+    check = replace(check, timeout_s=min(check.timeout_s, max(1, int(PATIENCE_S))))
     began = looked = time.monotonic()
     while True:
         wrong = ask_once(instance, check, clients)
@@ -275,11 +278,15 @@ def _retire(instance: Instance, clients: Clients) -> bool:
         instance_released(instance=instance)
         return False
     grace = instance.replica_set.release.stop_grace_s if instance.status == Status.DRAINING else 0
+    if grace and stopping_enough(instance):
+        return False
     if _removed(instance, clients, grace):
         instance_released(instance=instance)
         reached("instance.released", instance.app.slug)
         if instance.rebuild_as_id is not None:
             reached("place.handed_over", instance.app.slug)
+        for waiting in next_to_stop(instance) if grace else ():
+            jobs.enqueue(jobs.RECONCILE_INSTANCE, waiting)
     return False
 
 
