@@ -13,8 +13,9 @@ from django.db.models import Model
 from django.test.utils import CaptureQueriesContext
 
 from apps.core.clock import after
+from apps.core.models import Event
 from apps.deployments.checks import Check, Kind
-from apps.deployments.models import Instance, Release
+from apps.deployments.models import Instance, Release, Rollout
 from apps.deployments.reconcile import instance as loop_of_instances
 from apps.deployments.reconcile import reconcile_app, reconcile_instance
 from apps.deployments.reconcile.answers import MAX_BODY, Wrong, judged
@@ -249,3 +250,39 @@ def test_what_an_app_once_had_costs_nothing_each_time_it_is_looked_at(world, sho
     loop.settle()
     assert shop.replica_sets.count() == 13
     assert asked() == before
+
+
+def test_an_app_gets_so_many_rollouts_within_an_hour_and_no_more(world, shop, settings):
+    settings.ROLLOUTS_PER_HOUR = 3
+    client = _api(world.alice)
+    rollouts = "/api/v1/apps/shop/rollouts/"
+    for _ in range(2):
+        assert client.post(rollouts, {"version": "1.0", "supersede": True}).status_code == 202
+    for url, body in (
+        (rollouts, {"version": "1.0", "supersede": True}),
+        ("/api/v1/apps/shop/rollback/", {"release": 1}),
+    ):
+        before = Event.objects.count()
+        reply = client.post(url, body)
+        assert (reply.status_code, reply.json()["code"]) == (429, "rollouts.too_many")
+        assert Event.objects.count() == before, "nothing is written about it either"
+    assert shop.releases.count() == 3
+    Rollout.objects.update(created_at=after(-3601))
+    assert client.post(rollouts, {"version": "1.0", "supersede": True}).status_code == 202
+
+
+def test_refusals_are_not_worked_out_again_and_again(world, shop, monkeypatch):
+    monkeypatch.setattr("apps.deployments.services.rollouts.REFUSALS_PER_MINUTE", 2)
+    client = _api(world.alice)
+    wanted = {"version": "1.0", "supersede": True, "memory_mb": 100_000}
+    codes = [client.post("/api/v1/apps/shop/rollouts/", wanted).json()["code"] for _ in range(4)]
+    assert codes[2:] == ["rollouts.too_many"] * 2
+    assert "rollouts.too_many" not in codes[:2]
+    Event.objects.update(at=after(-61))
+    assert client.post("/api/v1/apps/shop/rollouts/", {"version": "1.0"}).status_code == 202
+
+
+def test_an_undeploy_that_is_asked_for_again_is_the_same(world, shop):
+    client = _api(world.alice)
+    numbers = {client.post("/api/v1/apps/shop/undeploy/").json()["number"] for _ in range(3)}
+    assert len(numbers) == 1
