@@ -354,6 +354,26 @@ def release_of(release_id: int) -> Release:
     return Release.objects.select_related("version__repository").get(pk=release_id)
 
 
+#: So many workers wait for containers of one tenant to stop at most, each for their grace: of four there are.
+STOPS_PER_TENANT = 2
+
+
+def stopping_enough(instance: Instance) -> bool:
+    """Whether enough workers stop instances of its tenant already, this one not counted."""
+    others = _stopping(instance).filter(lease_until__gte=now())
+    return others.count() >= STOPS_PER_TENANT
+
+
+def next_to_stop(instance: Instance) -> list[int]:
+    """One of its tenant that waited for its turn."""
+    return list(_stopping(instance).filter(free()).order_by("pk").values_list("pk", flat=True)[:1])
+
+
+def _stopping(instance: Instance) -> QuerySet[Instance]:
+    rows = Instance.objects.filter(app__tenant_id=instance.app.tenant_id, released=False)
+    return rows.filter(status=Instance.Status.DRAINING).exclude(pk=instance.pk)
+
+
 def recent_failures(replica_set_id: int, since: datetime) -> QuerySet[Instance]:
     """Instances of the set that ended badly and soon after their start, the latest first.
 
