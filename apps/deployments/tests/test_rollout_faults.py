@@ -188,6 +188,40 @@ def test_an_instances_move_takes_the_apps_row_before_its_own_as_rollouts_do(serv
     assert min(apps) < own
 
 
+# Answers that come late -------------------------------------------------------------------------------------------
+
+
+def test_an_answer_that_comes_after_the_instance_got_ready_does_not_end_it(serving):
+    one = Instance.objects.filter(status=Status.HEALTHY).first()
+    Instance.objects.filter(pk=one.pk).update(status=Status.RUNNING, **past(deadline_at=1))
+    asked = asked_now({}, {})[one.pk]
+    one.refresh_from_db()
+    assert instances.instance_ready(instance=one)
+    notebook = Notebook()
+    notebook.note(asked, asked.release.readiness, False, Wrong("no answer in time"))
+    notebook.flush()
+    one.refresh_from_db()
+    assert one.status == Status.HEALTHY
+
+
+def test_liveness_answers_of_a_container_do_not_end_the_next_one(app, world, hosts, loop, monkeypatch):
+    monkeypatch.setattr("apps.deployments.reconcile.probes.CLOCKS_APART_S", -60)
+    deploy(app, world, instances=1, on_failure="restart", liveness={"kind": "tcp", "failures": 1})
+    loop.settle()
+    (one,) = Instance.objects.all()
+    asked = asked_now({}, {})[one.pk]
+    crash(world, hosts)
+    loop.settle(3)
+    one.refresh_from_db()
+    assert (one.status, one.restarts) == (Status.HEALTHY, 1)
+    asked.live_failures = 1  # as counted of the one before
+    notebook = Notebook()
+    notebook.note(asked, asked.release.liveness, True, Wrong("no answer in time"))
+    notebook.flush()
+    one.refresh_from_db()
+    assert (one.status, one.restarts) == (Status.HEALTHY, 1)
+
+
 # What never ends --------------------------------------------------------------------------------------------------
 
 
