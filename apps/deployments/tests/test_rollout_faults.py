@@ -222,6 +222,28 @@ def test_liveness_answers_of_a_container_do_not_end_the_next_one(app, world, hos
     assert (one.status, one.restarts) == (Status.HEALTHY, 1)
 
 
+# The old version goes only where the new one serves ---------------------------------------------------------------
+
+
+def _kept(app, world, hosts, loop):
+    rollout = start(app, world, "blue_green", keep_s=600)
+    loop.settle(8)
+    rollout.refresh_from_db()
+    assert rollout.phase == "keeping"
+    does(world, hosts, NEW, NEVER_READY)
+    crash(world, hosts, rollout.target_id)
+    return rollout
+
+
+def test_what_is_ready_gets_the_traffic_while_nothing_that_should_have_it_is(serving, world, hosts, loop):
+    _kept(serving, world, hosts, loop)
+    Instance.objects.update(created_at=now() - timedelta(hours=1))
+    loop.step()
+    published = publication_of(serving.pk)
+    assert len(published.instances) == 4
+    assert published.weights["1.0"] > 0, "all of them ready, and all of the traffic refused"
+
+
 # What never ends --------------------------------------------------------------------------------------------------
 
 
