@@ -235,6 +235,18 @@ def _kept(app, world, hosts, loop):
     return rollout
 
 
+def test_the_old_version_is_kept_for_longer_while_the_new_one_is_not_ready(serving, world, hosts, loop, discovery):
+    rollout = _kept(serving, world, hosts, loop)
+    Instance.objects.update(created_at=now() - timedelta(hours=1))  # so that nobody says it crashes at its start
+    loop.step()
+    Rollout.objects.filter(pk=rollout.pk).update(**past(phase_since=3600))
+    loop.settle(3)
+    assert counted(serving, discovery) == {"1.0": 4}
+    Rollout.objects.filter(pk=rollout.pk).update(**past(deadline_at=1))
+    settle_until(loop, rollout, "rolled_back")
+    assert discovery.weights["shop"] == {"1.0": 100}
+
+
 def test_what_is_ready_gets_the_traffic_while_nothing_that_should_have_it_is(serving, world, hosts, loop):
     _kept(serving, world, hosts, loop)
     Instance.objects.update(created_at=now() - timedelta(hours=1))
@@ -244,7 +256,119 @@ def test_what_is_ready_gets_the_traffic_while_nothing_that_should_have_it_is(ser
     assert published.weights["1.0"] > 0, "all of them ready, and all of the traffic refused"
 
 
+# Over an old version that is broken -------------------------------------------------------------------------------
+
+
+def _broken(world, hosts, loop):
+    does(world, hosts, OLD, exits(1))
+    for _ in range(5):
+        crash(world, hosts)
+        loop.settle(2)
+    assert not Instance.objects.filter(status=Status.HEALTHY).exists()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "count", "options"),
+    [
+        ("in_place", 4, {}),
+        ("rolling", 4, {"max_surge": 0, "max_unavailable": 1}),
+        ("rolling", 1, {}),
+    ],
+)
+def test_a_broken_version_does_not_stand_in_the_way_of_the_one_that_mends_it(
+    serving, world, hosts, loop, strategy, count, options
+):
+    _broken(world, hosts, loop)
+    rollout = start(serving, world, strategy, instances=count, **options)
+    settle_until(loop, rollout, "succeeded", 40)
+    assert Instance.objects.filter(replica_set_id=rollout.target_id, status=Status.HEALTHY).count() == count
+
+
+def test_in_place_takes_those_that_do_not_serve_first(serving, world, hosts, loop, discovery):
+    sick = Instance.objects.filter(status=Status.HEALTHY).order_by("pk").last()
+    assert failing.instance_unready(instance=sick, reason="x")
+    engine = world.engine_of(sick.host)
+    next(one for one in engine.containers.values() if one.observed.instance == sick.short_id).behaviour = NEVER_READY
+    start(serving, world, "in_place")
+    reconcile_app(serving.pk, loop.clients)
+    assert counted(serving, discovery) == {"1.0": 3}
+    sick.refresh_from_db()
+    assert sick.status == Status.DRAINING
+
+
+def test_in_place_wants_no_fewer_than_none_while_one_moves_to_another_host(app, world, hosts, loop):
+    deploy(app, world, instances=1)
+    loop.settle()
+    world.push(app, "2.0", "b" * 64)
+    does(world, hosts, OLD, NEVER_READY)
+    (one,) = Instance.objects.all()
+    Host.objects.filter(pk=one.host_id).update(availability="draining")
+    loop.settle(2)
+    assert Instance.objects.filter(status__in=Instance.LIVE).count() == 2
+    rollout = start(app, world, "in_place", instances=2, max_unavailable=2)
+    settle_until(loop, rollout, "succeeded")
+
+
 # What never ends --------------------------------------------------------------------------------------------------
+
+
+def _cancelled_late(app, world, hosts, loop):
+    """All of the traffic had moved; nothing of the old version is ready when it is cancelled."""
+    rollout = start(app, world, "rolling", max_surge=1)
+    for _ in range(40):
+        loop.step()
+        rollout.refresh_from_db()
+        ready = Instance.objects.filter(replica_set_id=rollout.target_id, status=Status.HEALTHY).count()
+        if ready == 3:
+            break
+    does(world, hosts, OLD, NEVER_READY)
+    crash(world, hosts, rollout.source_id)
+    rollout_cancel(app=app, number=rollout.number, by=world.alice)
+    loop.step()
+    return rollout
+
+
+def test_a_given_up_version_serves_until_the_one_on_its_way_back_does(serving, world, hosts, loop, discovery):
+    rollout = _cancelled_late(serving, world, hosts, loop)
+    loop.settle(2)
+    assert not Instance.objects.filter(replica_set_id=rollout.source_id, status=Status.HEALTHY).exists()
+    there = counted(serving, discovery)
+    assert there.get("2.0")
+    ReplicaSet.objects.exclude(retiring_until=None).update(**past(retiring_until=1))
+    loop.settle(3)
+    assert counted(serving, discovery) == there, "the only ones that serve"
+    ReplicaSet.objects.exclude(retiring_until=None).update(**past(retiring_until=3600))
+    loop.settle(3)
+    assert counted(serving, discovery) == {}, "but not for ever"
+
+
+def test_a_given_up_set_of_which_nothing_is_left_holds_up_no_rollout(serving, world, hosts, loop):
+    rollout = _cancelled_late(serving, world, hosts, loop)
+    # As REMOVE leaves it: it had lost its share while it was not ready, and then it went.
+    ReplicaSet.objects.filter(pk=rollout.target_id).update(wanted=0, weight=0)
+    does(world, hosts, OLD, RUNS)
+    loop.step()
+    assert not ReplicaSet.objects.exclude(retiring_until=None).exists()
+
+
+def test_a_new_version_that_flaps_gets_no_more_time_by_it(serving, world, loop, discovery):
+    rollout = start(serving, world, "rolling", max_surge=1)
+    discovery.automatic = False
+    loop.settle(4)
+    rollout.refresh_from_db()
+    deadline = rollout.deadline_at
+    shares = set()
+    for _ in range(3):
+        one = Instance.objects.get(replica_set_id=rollout.target_id, released=False)
+        if one.status == Status.HEALTHY:
+            failing.instance_unready(instance=one, reason="x")
+        reconcile_app(serving.pk, loop.clients)
+        shares.add(ReplicaSet.objects.get(pk=rollout.target_id).weight)
+        loop.settle(2)
+        shares.add(ReplicaSet.objects.get(pk=rollout.target_id).weight)
+    assert shares == {0, 20}
+    rollout.refresh_from_db()
+    assert rollout.deadline_at - deadline < timedelta(milliseconds=1)
 
 
 def test_one_that_is_drained_while_it_is_restarted_does_not_wait_for_a_gateway_for_ever(
