@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -204,14 +204,17 @@ def _shares(app_id: int, rows: list[tuple[str, str, str, int, int, int]]) -> dic
     """Which instances are published, and what part of the traffic each version gets; each release, where several
     releases of one version have a part.
 
-    One that has no share stays out beside others of its version that have: it would get of theirs.
+    One that has no share stays out beside others of its version that have: it would get of theirs. Where none that has
+    one is ready, those that are ready share alike: better the other version's answer than none.
     """
+    alike = not any(weight for *_, weight in rows)
+    counts = Counter(of for *_, of, _ in rows)
     shared: dict[str, dict[int, int]] = defaultdict(dict)
     for tag, _, _, _, of, weight in rows:
-        shared[tag][of] = weight
+        shared[tag][of] = min(100, counts[of]) if alike else weight
     published, groups = [], defaultdict(list)
-    for tag, container_id, address, port, of, weight in rows:
-        if weight == 0 < max(shared[tag].values()):
+    for tag, container_id, address, port, of, _ in rows:
+        if shared[tag][of] == 0 < max(shared[tag].values()):
             continue
         published.append(Published(tag, container_id, address, port))
         groups[of].append(container_id)

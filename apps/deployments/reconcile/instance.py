@@ -13,6 +13,7 @@ from django.db.models import QuerySet
 
 from apps.core import compiled, jobs
 from apps.core.clock import now
+from apps.core.duties import away
 from apps.core.errors import PlatformError
 from apps.core.failpoints import reached
 from apps.core.leases import held
@@ -69,6 +70,7 @@ class StartOverdue(EngineError):
     """Its time to start is over, whatever the engine would say to another try."""
 
     code = "engine.start_overdue"
+    retryable = False
 
 
 #: After these moves what was read is still right, but for what the move changed in it too; a move by others meanwhile
@@ -138,7 +140,12 @@ def _clear(instance: Instance, clients: Clients) -> bool:
     """To be started anew where it is: its old container goes first, and before that its route."""
     if not _unrouted(instance, clients):
         return False
-    return _removed(instance, clients, grace=0) and instance_cleared(instance=instance)
+    if _removed(instance, clients, grace=0):
+        return instance_cleared(instance=instance)
+    late = now() >= instance.status_since + timedelta(seconds=settings.START_DEADLINE_S) and not away()
+    if instance.host.silent or not late:
+        return False
+    return _start_failed(instance, StartOverdue("its old container could not be removed in time"))
 
 
 def spec_of(instance: Instance) -> ContainerSpec:

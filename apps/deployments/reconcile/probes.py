@@ -172,7 +172,8 @@ class Notebook:
     @staticmethod
     def _overdue(asked: Asked, check: Check, wrong: Wrong) -> None:
         row = _whole(asked.pk)
-        if row is not None and passed(row):
+        # It may have become ready, or have been started anew, while the answer was on its way.
+        if row is not None and row.status == Status.RUNNING and passed(row):
             never_ready(row, check, wrong)
 
     def _transcript(self, release: Checks, check: Check, wrong: Wrong) -> str:
@@ -215,6 +216,9 @@ def _over_threshold(asked: Asked, check: Check, live: bool, wrong: Wrong, count:
         return
     row = _whole(asked.pk)
     if row is None or row.status not in Instance.WITH_CONTAINER:
+        return
+    if (row.live_failures if live else row.failures) < threshold(check):
+        # It was started anew meanwhile, or another pass had a good answer: what was counted is of before.
         return
     if not wrong.heard and _cut_off(row, check, live, count):
         log.warning("probe_blind", instance=str(row.uid), host=row.host.name)
