@@ -24,7 +24,9 @@ from gateway.contract import (
 def nudges(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int | str, ...]]]:
     """What would have been sent to the workers; nothing is, in tests without a broker."""
     sent: list[tuple[str, tuple[int | str, ...]]] = []
-    monkeypatch.setattr("apps.core.jobs._send", lambda name, ids: sent.append((name, ids)))
+    monkeypatch.setattr(
+        "apps.core.jobs._send", lambda name, ids, delay_s=0.0: None if delay_s else sent.append((name, ids))
+    )
     return sent
 
 

@@ -31,6 +31,22 @@ def enqueue(name: str, *ids: int | str) -> None:
     transaction.on_commit(partial(_nudge, name, ids))
 
 
+#: What is further away than this the sweep finds by itself. Seconds.
+LATEST_S = 60.0
+
+
+def enqueue_later(name: str, delay_s: float, *ids: int | str) -> None:
+    """The same after so many seconds: for what would otherwise wait for the sweep, which comes every two."""
+    if delay_s <= LATEST_S:
+        transaction.on_commit(partial(_later, name, ids, delay_s))
+
+
+def _later(name: str, ids: tuple[int | str, ...], delay_s: float) -> None:
+    # A thread that keeps its nudges, or hands them on, has no time for those that have time.
+    if _thread.kept is None and _thread.taker is None:
+        _send(name, ids, delay_s)
+
+
 Nudge = tuple[str, tuple[int | str, ...]]
 
 
@@ -132,16 +148,18 @@ class _Together:
 _together = _Together()
 
 
-def _send(name: str, ids: tuple[int | str, ...]) -> None:
-    if name != RECONCILE_APP or _together.now(name, ids):
-        _put(name, ids)
+def _send(name: str, ids: tuple[int | str, ...], delay_s: float = 0.0) -> None:
+    if delay_s or name != RECONCILE_APP or _together.now(name, ids):
+        _put(name, ids, delay_s)
 
 
-def _put(name: str, ids: tuple[int | str, ...]) -> None:
+def _put(name: str, ids: tuple[int | str, ...], delay_s: float = 0.0) -> None:
     if time.monotonic() < _Quiet.until:
         return
     try:
-        current_app.send_task(name, args=ids, expires=EXPIRES_S, ignore_result=True, retry=False)
+        current_app.send_task(
+            name, args=ids, countdown=delay_s or None, expires=EXPIRES_S + delay_s, ignore_result=True, retry=False
+        )
     except (OperationalError, OSError) as error:
         _Quiet.until = time.monotonic() + _Quiet.seconds
         log.warning("nudge_lost", task=name, ids=ids, error=str(error))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -204,14 +204,17 @@ def _shares(app_id: int, rows: list[tuple[str, str, str, int, int, int]]) -> dic
     """Which instances are published, and what part of the traffic each version gets; each release, where several
     releases of one version have a part.
 
-    One that has no share stays out beside others of its version that have: it would get of theirs.
+    One that has no share stays out beside others of its version that have: it would get of theirs. Where none that has
+    one is ready, those that are ready share alike: better the other version's answer than none.
     """
+    alike = not any(weight for *_, weight in rows)
+    counts = Counter(of for *_, of, _ in rows)
     shared: dict[str, dict[int, int]] = defaultdict(dict)
     for tag, _, _, _, of, weight in rows:
-        shared[tag][of] = weight
+        shared[tag][of] = min(100, counts[of]) if alike else weight
     published, groups = [], defaultdict(list)
-    for tag, container_id, address, port, of, weight in rows:
-        if weight == 0 < max(shared[tag].values()):
+    for tag, container_id, address, port, of, _ in rows:
+        if shared[tag][of] == 0 < max(shared[tag].values()):
             continue
         published.append(Published(tag, container_id, address, port))
         groups[of].append(container_id)
@@ -352,6 +355,26 @@ def _status_of(*, pk: int) -> QuerySet[Instance, tuple[str]]:
 def release_of(release_id: int) -> Release:
     """With its version and repository. It is read once per process: what it says never changes."""
     return Release.objects.select_related("version__repository").get(pk=release_id)
+
+
+#: So many workers wait for containers of one tenant to stop at most, each for their grace: of four there are.
+STOPS_PER_TENANT = 2
+
+
+def stopping_enough(instance: Instance) -> bool:
+    """Whether enough workers stop instances of its tenant already, this one not counted."""
+    others = _stopping(instance).filter(lease_until__gte=now())
+    return others.count() >= STOPS_PER_TENANT
+
+
+def next_to_stop(instance: Instance) -> list[int]:
+    """One of its tenant that waited for its turn."""
+    return list(_stopping(instance).filter(free()).order_by("pk").values_list("pk", flat=True)[:1])
+
+
+def _stopping(instance: Instance) -> QuerySet[Instance]:
+    rows = Instance.objects.filter(app__tenant_id=instance.app.tenant_id, released=False)
+    return rows.filter(status=Instance.Status.DRAINING).exclude(pk=instance.pk)
 
 
 def recent_failures(replica_set_id: int, since: datetime) -> QuerySet[Instance]:

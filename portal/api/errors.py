@@ -41,13 +41,18 @@ _TITLES = {
 }
 
 
+def _encodable(text: str) -> str:
+    """What somebody sent may hold halves of surrogate pairs, which no answer can be written with."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def problem(code: str, http_status: int, detail: str, **extra: object) -> dict[str, Any]:
     return {
         "type": f"urn:berth:error:{code}",
         "title": _TITLES.get(http_status, "Error"),
         "status": http_status,
         "code": code,
-        "detail": detail,
+        "detail": _encodable(detail),
         **extra,
     }
 
@@ -66,7 +71,8 @@ def _field_errors(detail: Any, path: str = "") -> list[dict[str, str]]:
             for index, value in enumerate(detail)
             for one in _field_errors(value, path if isinstance(value, str) else f"{path}/{index}")
         ]
-    return [{"pointer": path, "code": getattr(detail, "code", "invalid"), "detail": str(detail)}]
+    code = getattr(detail, "code", "invalid")
+    return [{"pointer": _encodable(path), "code": code, "detail": _encodable(str(detail))}]
 
 
 def handle(error: Exception, context: dict[str, Any]) -> Response | None:

@@ -226,6 +226,8 @@ REGISTRY_NOTIFICATION_SECRET = env.str("BERTH_REGISTRY_NOTIFICATION_SECRET", def
 
 # Seconds. How long each waiting state of the loop may last; what outlives it ends with a reason.
 ROLLOUT_DEADLINE_S = env.int("BERTH_ROLLOUT_DEADLINE", default=180)
+# Of one app. Each leaves a release, and rows that are kept as long as the app is.
+ROLLOUTS_PER_HOUR = max(1, env.int("BERTH_ROLLOUTS_PER_HOUR", default=300))
 START_DEADLINE_S = env.int("BERTH_START_DEADLINE", default=120)
 READY_DEADLINE_S = env.int("BERTH_READY_DEADLINE", default=60)
 DRAIN_DEADLINE_S = env.int("BERTH_DRAIN_DEADLINE", default=15)

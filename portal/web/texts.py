@@ -125,6 +125,7 @@ CODES: Final[dict[str, Text]] = {
     "rollout.superseded": _("Something newer took its place."),
     "rollouts.in_progress": _("Rollouts are in progress. Wait for them, or cancel some."),
     "rollout.cancelled": _("Somebody cancelled it. What served before serves on."),
+    "rollouts.too_many": _("Too many rollouts of this app were asked for. Wait a while."),
     "rollouts.not_open": _("This rollout has ended already."),
     "rollouts.switched": _("It is through: the old version is going already. Roll back instead."),
     "rollouts.not_found": _("The app has no such rollout."),

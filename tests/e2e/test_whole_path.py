@@ -180,6 +180,25 @@ def test_a_crash_is_unrouted_with_redis_and_all_workers_away(platform, owner, ap
     wait_for("the second instance to be routed again", lambda: len(_published(platform, app)["1.0"]) == 2, 60)
 
 
+def test_an_app_that_hangs_is_unrouted_within_three_checks_and_replaced(platform, owner, app):
+    check = {"interval_s": 1, "timeout_s": 1, "failures": 3}
+    owner.deploy(app, "1.0", instances=2, readiness=check, **SMALL)
+    victim = platform.labelled(0, app)[0]
+    # Everything in it but its first process, which only waits for the others.
+    platform.member("acme", "owner", 0).docker("exec", victim, "/bin/busybox", "kill", "-STOP", "-1")
+    began = time.monotonic()
+    with _zookeeper(platform) as client:
+        wait_for("the one that hangs to be unrouted", lambda: victim not in _read(client, app)["1.0"], 30, 0.02)
+    unrouted = time.monotonic() - began
+    # Three checks, one interval apart, the last of which is waited for; and as long again for a machine that is busy.
+    assert unrouted < 2 * (3 * check["interval_s"] + check["timeout_s"])
+    wait_for("another in its place", lambda: len(_published(platform, app)["1.0"]) == 2, 30)
+    wait_for("it to be removed", lambda: victim not in platform.labelled(0, app), 30)
+    (ended,) = [one for one in owner.request("GET", f"apps/{app}/instances/")["results"] if one["code"]]
+    assert ended["code"] == "instance.unhealthy"
+    assert ended["reason"] == "3 checks in a row failed, the last: no answer within 1 s."
+
+
 def test_a_worker_killed_in_the_middle_of_a_deploy_leaves_no_orphan_and_no_leak(platform, owner, app):
     started = owner.request("POST", f"apps/{app}/rollouts/", {"version": "1.0", "instances": 6, **SMALL})
     wait_for("the first container", lambda: platform.labelled(0, app) + platform.labelled(1, app), 30, 0.01)

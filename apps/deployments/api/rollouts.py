@@ -124,7 +124,7 @@ class ReleaseDiff(OfApp):
         app = self.app
         new = rollback_target(app, number)
         asked = request.query_params.get("old", "")
-        old = rollback_target(app, int(asked)) if asked.isascii() and asked.isdigit() else base_of(app)
+        old = rollback_target(app, _release_number(asked)) if asked else base_of(app)
         if old is None:
             raise ReleaseMissing(f"{slug} has no release yet.")
         body = {"old": old.number, "new": new.number, "changes": release_diff(old=old, new=new)}
@@ -148,6 +148,13 @@ class Undeploy(OfApp):
     def post(self, request: Request, slug: str) -> Response:
         """Take the app down: unpublished first, then stopped, removed and freed."""
         return _accepted(request, undeploy(app=self.app, by=person(request.user)), slug)
+
+
+def _release_number(text: str) -> int:
+    """Raises ReleaseMissing for what can be no release's number; int() refuses thousands of digits by an error."""
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise ReleaseMissing("There is no release of that number.")
+    return int(text)
 
 
 def _accepted(request: Request, rollout: Rollout, slug: str) -> Response:

@@ -105,4 +105,8 @@ class Instance(Leased):
     @property
     def short_id(self) -> str:
         """What stands in the container's name."""
-        return self.uid.hex[:12]
+        return short_id_of(self.uid)
+
+
+def short_id_of(uid: uuid.UUID) -> str:
+    return uid.hex[:12]

@@ -70,6 +70,11 @@ class Release(models.Model):
             raise TypeError("a release is immutable: make a new one")
         super().save(*args, **kwargs)
 
+    @property
+    def secrets(self) -> list[str]:
+        """Values of env to be hidden. Not those that members may read: that would hide half of an ordinary log."""
+        return [str(value) for name, value in self.env.items() if name not in self.env_readable]
+
 
 class ReplicaSet(models.Model):
     """How many instances of a release are wanted, and its share of the app's traffic in per cent."""

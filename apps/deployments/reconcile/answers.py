@@ -7,7 +7,7 @@ tenant with its control characters replaced.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from apps.deployments.checks import Check
 
@@ -26,11 +26,13 @@ class Wrong:
     """What was wrong in a few words, and the beginning of what came back.
 
     ``proven``: False where it is the platform that could not ask, which says nothing about the instance.
+    ``heard``: its host took the connection, so that it is not the network that is silent.
     """
 
     reason: str
     seen: str = ""
     proven: bool = True
+    heard: bool = field(default=False, compare=False)
 
 
 NOT_HTTP = "its answer is not HTTP"
@@ -43,13 +45,18 @@ def shown(answer: bytes) -> str:
     return "".join(one if one.isprintable() else ("\n" if one == "\n" else "\N{REPLACEMENT CHARACTER}") for one in text)
 
 
-def judged(check: Check, answer: bytes, *, ended: bool) -> tuple[bool, Wrong | None]:
-    """Whether it is decided by these bytes, and if so what was wrong. ``ended``: no more will come."""
-    line, newline, rest = answer.partition(b"\n")
-    if not newline and not ended and len(answer) < MAX_HEAD:
+def judged(check: Check, answer: bytes, *, ended: bool, seen: int = 0) -> tuple[bool, Wrong | None]:
+    """Whether it is decided by these bytes, and if so what was wrong. ``ended``: no more will come.
+
+    ``seen``: so many of them were judged before. The text is not looked for there again: who sends byte by byte would
+    have the whole answer searched for each.
+    """
+    at = answer.find(b"\n")
+    if at < 0 and not ended and len(answer) < MAX_HEAD:
         return False, None
     if not answer:
         return True, Wrong(CLOSED)
+    line = answer if at < 0 else answer[:at]
     parts = line.split(b" ", 2)
     if len(line) > MAX_HEAD or len(parts) < 2 or not parts[0].startswith(b"HTTP/"):
         return True, Wrong(NOT_HTTP, shown(answer))
@@ -59,25 +66,22 @@ def judged(check: Check, answer: bytes, *, ended: bool) -> tuple[bool, Wrong | N
     code = int(status)
     low, high = check.statuses
     if not low <= code <= high:
-        return True, Wrong(f"it answered {code}", _transcript(line, rest))
-    return _text_found(check, answer, line, ended=ended) if check.text else (True, None)
+        return True, Wrong(f"it answered {code}", _seen(line, answer[at + 1 :].partition(b"\r\n\r\n")[2]))
+    return _text_found(check, answer, line, ended=ended, seen=seen) if check.text else (True, None)
 
 
-def _text_found(check: Check, answer: bytes, line: bytes, *, ended: bool) -> tuple[bool, Wrong | None]:
-    head, blank, body = answer.partition(b"\r\n\r\n")
-    if not blank and not ended and len(answer) < MAX_HEAD:
+def _text_found(check: Check, answer: bytes, line: bytes, *, ended: bool, seen: int) -> tuple[bool, Wrong | None]:
+    blank = answer.find(b"\r\n\r\n")
+    if blank < 0 and not ended and len(answer) < MAX_HEAD:
         return False, None
-    if check.text.encode() in body[:MAX_BODY]:
+    text, body = check.text.encode(), len(answer) if blank < 0 else blank + 4
+    if answer.find(text, max(body, seen - len(text) + 1), body + MAX_BODY) >= 0:
         return True, None
-    length = _LENGTH.search(head + b"\r\n")
-    whole = ended or len(body) >= min(MAX_BODY, int(length[1]) if length else MAX_BODY) or not blank
-    if not whole:
-        return False, None
-    return True, Wrong("the expected text is not in its answer", _seen(line, body))
-
-
-def _transcript(line: bytes, rest: bytes) -> str:
-    return _seen(line, rest.partition(b"\r\n\r\n")[2])
+    if not ended and blank >= 0:
+        length = _LENGTH.search(answer, 0, body)
+        if len(answer) - body < min(MAX_BODY, int(length[1]) if length else MAX_BODY):
+            return False, None
+    return True, Wrong("the expected text is not in its answer", _seen(line, answer[body:]))
 
 
 def _seen(line: bytes, body: bytes) -> str:

@@ -33,9 +33,7 @@ def capture(instance: Instance, clients: Clients) -> None:
     """
     if not _ended_badly(instance) or _kept(instance):
         return
-    release = instance.replica_set.release
-    # What members may read need not be hidden, and would hide half of an ordinary log: "production", "warning".
-    secrets = [str(value) for name, value in release.env.items() if name not in release.env_readable]
+    secrets = instance.replica_set.release.secrets
     raw, observed, missing = _look(instance, clients)
     text, truncated = readable(raw, secrets)
     if not text.strip() and not missing:

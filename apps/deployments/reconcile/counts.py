@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
+from django.db.models import Q
+
 from apps.core import events, jobs
 from apps.core.clock import now
 from apps.core.errors import BerthError
@@ -27,10 +29,12 @@ RETRY_S = 5
 
 def counts(app: App) -> None:
     standing = standing_of(app.pk)
-    for replica_set in app.replica_sets.select_related("release__version", "app__cluster"):
+    # An app has as many sets as it ever had releases: of those that run nothing, and shall not, not even rows are read.
+    sets = app.replica_sets.filter(Q(wanted__gt=0) | Q(pk__in=list(standing)))
+    for replica_set in sets.select_related("release__version", "app__cluster"):
         as_wanted = standing.get(replica_set.pk, (0, 0)) == (replica_set.wanted, 0)
         if as_wanted and not (replica_set.release.is_global and replica_set.wanted):
-            # So it is for every old release, and for what stands as it should: no instance need be read.
+            # No instance need be read of what stands as it should.
             continue
         live = live_of(replica_set.pk)
         if replica_set.release.is_global and replica_set.wanted:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from uuid import UUID
 
 import structlog
@@ -15,6 +16,7 @@ from apps.core import events, jobs
 from apps.core.clock import now
 from apps.core.leases import held
 from apps.deployments.models import Instance
+from apps.deployments.models.instances import short_id_of
 from apps.deployments.reconcile.clients import Clients
 from apps.deployments.reconcile.instance import exited, spec_of
 from apps.deployments.reconcile.routes import publish
@@ -45,7 +47,8 @@ def observe_host(host_id: int, clients: Clients) -> None:
         asked_at = now()
         # Before the engine is asked: what starts meanwhile is not in its answer. No clock tells that apart, since
         # another machine's wrote when it started.
-        expected = dict(_with_container(host.pk).values_list("pk", "container_id"))
+        rows = _with_container(host.pk).values_list("pk", "container_id", "uid")
+        expected = {pk: (container_id, uid) for pk, container_id, uid in rows}
         try:
             engine = clients.engine(host)
             info = engine.ping()
@@ -54,15 +57,18 @@ def observe_host(host_id: int, clients: Clients) -> None:
             if host_silent(host=host, error=str(error)) == Host.Status.DOWN:
                 _give_up(host)
             return
-        ours = [_Found(one, _instance_of(one.instance)) for one in found]
+        ours = _whose(host.pk, found)
         clean = _remove_given_up(engine, ours) and not _given_up_slowly(host)
         host_seen(host=host, engine_version=info.version, at=asked_at, clean=clean)
         if host.cluster.evictions_stopped_at is not None:
             evictions_allowed(cluster_id=host.cluster_id, holding=_silent_holders(host.cluster_id))
         by_instance = {one.instance: one for one in found}
-        still = _with_container(host.pk).filter(pk__in=expected)
+        running = {one.instance for one in found if one.state is ContainerState.RUNNING}
+        # Nearly all run as they should, and need not be read for that.
+        doubtful = [pk for pk, (_, uid) in expected.items() if short_id_of(uid) not in running]
+        still = _with_container(host.pk).filter(pk__in=doubtful)
         for instance in still.select_related("app", "host", "replica_set__release"):
-            if instance.container_id == expected[instance.pk]:  # else it was started anew meanwhile
+            if instance.container_id == expected[instance.pk][0]:  # else it was started anew meanwhile
                 _compare(instance, by_instance.get(instance.short_id))
         _remove_unknown(host, engine, ours)
         if host.availability == Host.Availability.DRAINING and not _held(host):
@@ -103,12 +109,27 @@ def containers_look(host_id: int, clients: Clients) -> int:
     return sum(container_ended(host_id, one, clients) for one in expected if one not in running)
 
 
+@dataclass(frozen=True, slots=True)
 class _Found:
-    """A container of ours, and whose it is: nobody's, or an instance's that may be over or on another host."""
+    """A container of ours: of an instance that is over, of nobody's (stray), or neither."""
 
-    def __init__(self, observed: Observed, instance: Instance | None) -> None:
-        self.observed = observed
-        self.instance = instance
+    observed: Observed
+    over: bool = False
+    stray: bool = False
+
+
+def _whose(host_id: int, found: Sequence[Observed]) -> list[_Found]:
+    """Nearly all are of the host's own instances; the others' owners are looked for one by one."""
+    held = Instance.objects.filter(host_id=host_id, released=False).values_list("uid", flat=True)
+    here = {short_id_of(uid) for uid in held}
+    ours = []
+    for one in found:
+        if one.instance in here:
+            ours.append(_Found(one))
+            continue
+        instance = _instance_of(one.instance)
+        ours.append(_Found(one, over=instance is not None and instance.released, stray=instance is None))
+    return ours
 
 
 def _instance_of(short_id: str) -> Instance | None:
@@ -163,7 +184,7 @@ def _compare(instance: Instance, observed: Observed | None) -> bool:
 
 def _remove_given_up(engine: Engine, ours: Sequence[_Found]) -> bool:
     """Containers of instances that are over, such as those of a host that came back. True when none is left."""
-    over = [one.observed for one in ours if one.instance is not None and one.instance.released]
+    over = [one.observed for one in ours if one.over]
     if not over:
         return True
 
@@ -182,7 +203,7 @@ def _remove_given_up(engine: Engine, ours: Sequence[_Found]) -> bool:
 
 def _remove_unknown(host: Host, engine: Engine, ours: Sequence[_Found]) -> None:
     """Containers of ours that nothing in the database knows. The list was taken first, so a new one can't be meant."""
-    strays = [one.observed for one in ours if one.instance is None]
+    strays = [one.observed for one in ours if one.stray]
     if len(strays) > max(5, len(ours) // 2):
         # It looks more like a lost database than like so many lost containers, and they are tenants' work.
         log.error("orphans_refused", host=host.name, orphans=len(strays), containers=len(ours))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from dataclasses import replace
 from datetime import timedelta
 
 import structlog
@@ -11,6 +13,7 @@ from django.db.models import QuerySet
 
 from apps.core import compiled, jobs
 from apps.core.clock import now
+from apps.core.duties import away
 from apps.core.errors import PlatformError
 from apps.core.failpoints import reached
 from apps.core.leases import held
@@ -22,7 +25,7 @@ from apps.deployments.reconcile.clients import Clients
 from apps.deployments.reconcile.deadlines import passed
 from apps.deployments.reconcile.probes import ask_once, never_ready
 from apps.deployments.reconcile.routes import publish
-from apps.deployments.selectors import crowded, moved_on, next_to_start, release_of
+from apps.deployments.selectors import crowded, moved_on, next_to_start, next_to_stop, release_of, stopping_enough
 from apps.deployments.services.failing import instance_broken, instance_cleared
 from apps.deployments.services.instances import (
     instance_fail,
@@ -52,12 +55,22 @@ PATIENCE_S = 2.0
 POLL_S = 0.05
 #: How often a container that does not answer yet is looked at, whether it still runs. Seconds.
 LOOK_S = 0.4
+_PULL_FAILED = {
+    "image.denied": "the registry refused the pull of its image.",
+    "image.not_found": "the registry has no such image any more.",
+    "image.unavailable": "its image could not be pulled from the registry.",
+}
+#: IPv4 and IPv6, with a port perhaps.
+_ADDRESS = re.compile(
+    r"(?:\b[0-9]{1,3}(?:\.[0-9]{1,3}){3}\b|\[?(?<![0-9A-Za-z])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}\]?)(?::[0-9]{1,5})?"
+)
 
 
 class StartOverdue(EngineError):
     """Its time to start is over, whatever the engine would say to another try."""
 
     code = "engine.start_overdue"
+    retryable = False
 
 
 #: After these moves what was read is still right, but for what the move changed in it too; a move by others meanwhile
@@ -127,7 +140,12 @@ def _clear(instance: Instance, clients: Clients) -> bool:
     """To be started anew where it is: its old container goes first, and before that its route."""
     if not _unrouted(instance, clients):
         return False
-    return _removed(instance, clients, grace=0) and instance_cleared(instance=instance)
+    if _removed(instance, clients, grace=0):
+        return instance_cleared(instance=instance)
+    late = now() >= instance.status_since + timedelta(seconds=settings.START_DEADLINE_S) and not away()
+    if instance.host.silent or not late:
+        return False
+    return _start_failed(instance, StartOverdue("its old container could not be removed in time"))
 
 
 def spec_of(instance: Instance) -> ContainerSpec:
@@ -191,9 +209,18 @@ def _start_failed(instance: Instance, error: EngineError) -> bool:
         # Its text may name hosts and addresses, which are the platform's.
         log.error("start_failed", instance=str(instance.uid), code=error.code, error=str(error))
         reason = "The platform's host could not start it. Another try goes to another host if there is one."
+    elif error.code in _PULL_FAILED:
+        # A registry's text names its own address, and that of the host that asked.
+        log.error("start_failed", instance=str(instance.uid), code=error.code, error=str(error))
+        reason = f"It could not be started: {_PULL_FAILED[error.code]}"
     else:
-        reason = f"It could not be started: {error}"
+        reason = f"It could not be started: {_without_addresses(str(error))}"
     return instance_fail(instance=instance, code=error.code, reason=reason)
+
+
+def _without_addresses(text: str) -> str:
+    """What the engine says of the image and its command is the tenant's; addresses in it are the platform's."""
+    return _ADDRESS.sub("…", text.replace(settings.REGISTRY_FOR_HOSTS, settings.REGISTRY_PUBLIC))
 
 
 def exited(instance: Instance, observed: Observed) -> bool:
@@ -215,8 +242,10 @@ def exited(instance: Instance, observed: Observed) -> bool:
 def _await_ready(instance: Instance, clients: Clients) -> bool:
     """Poll fast for a moment, since most apps are ready within it; then leave it to the probe pass."""
     check = readiness_of(instance.replica_set.release)
-    if check.kind is Kind.COMMAND and instance.host.silent:
+    if check.kind is Kind.COMMAND and (instance.host.silent or check.timeout_s > PATIENCE_S):
         return False
+    # One that takes its minute to answer is the probe pass's to wait for: here it would keep one of a few workers.
+    check = replace(check, timeout_s=min(check.timeout_s, max(1, int(PATIENCE_S))))
     began = looked = time.monotonic()
     while True:
         wrong = ask_once(instance, check, clients)
@@ -256,11 +285,15 @@ def _retire(instance: Instance, clients: Clients) -> bool:
         instance_released(instance=instance)
         return False
     grace = instance.replica_set.release.stop_grace_s if instance.status == Status.DRAINING else 0
+    if grace and stopping_enough(instance):
+        return False
     if _removed(instance, clients, grace):
         instance_released(instance=instance)
         reached("instance.released", instance.app.slug)
         if instance.rebuild_as_id is not None:
             reached("place.handed_over", instance.app.slug)
+        for waiting in next_to_stop(instance) if grace else ():
+            jobs.enqueue(jobs.RECONCILE_INSTANCE, waiting)
     return False
 
 

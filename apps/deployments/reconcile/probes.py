@@ -6,7 +6,7 @@ The database is written only where an answer changes something. Most answers cha
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -23,6 +23,7 @@ from apps.deployments.reconcile.answers import Wrong
 from apps.deployments.reconcile.clients import Clients
 from apps.deployments.reconcile.commands import Command, run
 from apps.deployments.reconcile.deadlines import passed
+from apps.deployments.reconcile.logtext import masked
 from apps.deployments.reconcile.probing import Target
 from apps.deployments.services.failing import (
     COUNTED,
@@ -76,6 +77,7 @@ class Checks:
     readiness: Check
     liveness: Check | None
     container_port: int
+    replica_set: int = 0
 
 
 def asked_now(
@@ -98,7 +100,7 @@ def asked_now(
         some = Release.objects.filter(replica_set__in=missing[start : start + AT_ONCE])
         columns = ("replica_set", "health_path", "readiness", "liveness", "container_port")
         for pk, path, ready, live, port in some.values_list(*columns):
-            checks[pk] = Checks(check_of(ready, path), check_of(live, "") if live else None, port)
+            checks[pk] = Checks(check_of(ready, path), check_of(live, "") if live else None, port, pk)
     now_: dict[int, Asked] = {}
     for row in found:
         before, host = known.get(row[0]), hosts.get(row[-2])
@@ -123,7 +125,7 @@ def command_of(pk: int, asked_as: int, check: Check, clients: Clients) -> tuple[
         log.warning("check_unasked", instance=str(row.uid), host=row.host.name, error=str(error))
         return None
     name = container_name(settings.PLATFORM_ID, row.app.slug, row.short_id)
-    return Command(asked_as, row.host_id, name, check), engine
+    return Command(asked_as, row.host_id, name, check, row.app.tenant_id), engine
 
 
 class Notebook:
@@ -132,6 +134,7 @@ class Notebook:
     def __init__(self) -> None:
         self._counts: dict[tuple[bool, int, int, str | None, bool], list[int]] = defaultdict(list)
         self._over: list[tuple[Asked, Check, bool, Wrong, int]] = []
+        self._secrets: dict[int, list[str]] = {}
 
     def note(self, asked: Asked, check: Check, live: bool, wrong: Wrong | None) -> None:
         if wrong is not None and not wrong.proven:
@@ -143,7 +146,7 @@ class Notebook:
         was = asked.live_failures if live else asked.failures
         count = min(was + 1, COUNTED) if wrong is not None else 0
         if count != was:
-            text = None if wrong is None else transcript(check, asked.release.container_port, wrong)
+            text = None if wrong is None else self._transcript(asked.release, check, wrong)
             self._counts[live, was, count, text, acts].append(asked.pk)
             asked.row = ()  # so that the next reading takes what the database has, whether this is written or not
             if live:
@@ -169,8 +172,19 @@ class Notebook:
     @staticmethod
     def _overdue(asked: Asked, check: Check, wrong: Wrong) -> None:
         row = _whole(asked.pk)
-        if row is not None and passed(row):
+        # It may have become ready, or have been started anew, while the answer was on its way.
+        if row is not None and row.status == Status.RUNNING and passed(row):
             never_ready(row, check, wrong)
+
+    def _transcript(self, release: Checks, check: Check, wrong: Wrong) -> str:
+        secrets: list[str] = []
+        if wrong.seen:
+            pk = release.replica_set
+            if pk not in self._secrets:
+                row = Release.objects.filter(replica_set=pk).only("env", "env_readable").first()
+                self._secrets[pk] = row.secrets if row else []
+            secrets = self._secrets[pk]
+        return transcript(check, release.container_port, wrong, secrets)
 
     def flush(self) -> None:
         """Write what was noted, and do what follows from it."""
@@ -203,7 +217,10 @@ def _over_threshold(asked: Asked, check: Check, live: bool, wrong: Wrong, count:
     row = _whole(asked.pk)
     if row is None or row.status not in Instance.WITH_CONTAINER:
         return
-    if _cut_off(row, check, live, count):
+    if (row.live_failures if live else row.failures) < threshold(check):
+        # It was started anew meanwhile, or another pass had a good answer: what was counted is of before.
+        return
+    if not wrong.heard and _cut_off(row, check, live, count):
         log.warning("probe_blind", instance=str(row.uid), host=row.host.name)
         return
     reason = f"{count} checks in a row failed, the last: {wrong.reason}."
@@ -227,14 +244,15 @@ def _cut_off(instance: Instance, check: Check, live: bool, count: int) -> bool:
     return since is None or seen is None or seen <= since + timedelta(seconds=CLOCKS_APART_S)
 
 
-def transcript(check: Check, container_port: int, wrong: Wrong) -> str:
-    """What was asked and what came back, for the instance's tenant."""
-    return f"{check.asks(container_port)}: {wrong.reason}\n{wrong.seen}".strip()
+def transcript(check: Check, container_port: int, wrong: Wrong, secrets: Sequence[str]) -> str:
+    """What was asked and what came back, for the instance's tenant; who may only look reads it too."""
+    return f"{check.asks(container_port)}: {wrong.reason}\n{masked(wrong.seen, secrets, cut=True)}".strip()
 
 
 def never_ready(instance: Instance, check: Check, wrong: Wrong) -> bool:
     """Its start period is over without a good answer."""
-    text = transcript(check, instance.replica_set.release.container_port, wrong)
+    release = instance.replica_set.release
+    text = transcript(check, release.container_port, wrong, release.secrets)
     return instance_broken(
         instance=instance,
         code="instance.never_ready",

@@ -13,7 +13,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from apps.deployments.checks import Check, Kind
 from apps.deployments.reconcile.answers import CLOSED, MAX_BODY, MAX_HEAD, Wrong, judged
@@ -26,6 +26,10 @@ SPARE_DESCRIPTORS = 256
 STALL_S = 0.2
 #: At most so many bytes are taken from a target in one go, so that one that talks without end holds nobody up.
 CHUNK = 16 * 1024
+#: An answer that comes in more pieces is taken to be over: each of them costs as much as a good answer.
+PIECES = 256
+#: So many descriptors are asked for, where the system lets us: all that are slow to answer hold one each.
+DESCRIPTORS = 65536
 _IN, _OUT = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR, select.EPOLLOUT
 _PENDING = frozenset({0, 115})  # connected at once, or EINPROGRESS
 
@@ -43,7 +47,7 @@ class Target:
 class _Link:
     """One connection under way."""
 
-    __slots__ = ("connected", "deadline", "fd", "got", "link", "target")
+    __slots__ = ("connected", "deadline", "fd", "got", "link", "pieces", "target")
 
     def __init__(self, target: Target, link: socket.socket, deadline: float) -> None:
         self.target = target
@@ -52,15 +56,22 @@ class _Link:
         self.deadline = deadline
         self.connected = False
         self.got = b""
+        self.pieces = 0
 
 
 Answer = tuple[Target, Wrong | None]
 
 
 def room() -> int:
-    """How many connections this process may have at once."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(64, (65536 if soft == resource.RLIM_INFINITY else soft) - SPARE_DESCRIPTORS)
+    """How many connections this process may have at once. Raises its soft limit, which is 1024 on most systems: a few
+    hundred instances that answer nothing would keep all others from being asked.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        soft = most
+    return max(64, (DESCRIPTORS if soft == resource.RLIM_INFINITY else soft) - SPARE_DESCRIPTORS)
 
 
 class Prober:
@@ -163,7 +174,7 @@ class Prober:
     def _end(self, one: _Link, wrong: Wrong | None) -> Answer:
         del self._open[one.fd]
         one.link.close()  # which takes it out of epoll too
-        return one.target, wrong
+        return one.target, None if wrong is None else replace(wrong, heard=one.connected)
 
     def _go_on(self, one: _Link) -> tuple[bool, Wrong | None]:
         if not one.connected:
@@ -182,8 +193,9 @@ class Prober:
         check = one.target.check
         if check.kind is Kind.TCP:
             return True, None if chunk else Wrong("it closed the connection at once")
-        one.got += chunk
-        return judged(check, one.got, ended=not chunk or len(one.got) >= MAX_HEAD + MAX_BODY)
+        seen, one.got, one.pieces = len(one.got), one.got + chunk, one.pieces + 1
+        ended = not chunk or len(one.got) >= MAX_HEAD + MAX_BODY or one.pieces >= PIECES
+        return judged(check, one.got, ended=ended, seen=seen)
 
 
 def _request(check: Check) -> bytes:

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 
+from apps.core import jobs
 from apps.core.clock import now
 from apps.core.duties import away
 from apps.core.failpoints import reached
@@ -18,9 +19,9 @@ from apps.core.models import Event
 from apps.deployments.models import App, Instance, ReplicaSet, Rollout
 from apps.deployments.reconcile.clients import Clients
 from apps.deployments.reconcile.deadlines import passed
-from apps.deployments.reconcile.judging import Judgement, judged, snapshot, traffic_report
+from apps.deployments.reconcile.judging import LEAST_S, QUIET_S, Judgement, judged, snapshot, traffic_report
 from apps.deployments.reconcile.steps import move_made
-from apps.deployments.selectors import own_failures
+from apps.deployments.selectors import live_of, own_failures
 from apps.deployments.services.moves import (
     Move,
     ready_of,
@@ -84,9 +85,25 @@ def advance(app: App, clients: Clients) -> bool:
     move = _next(scene, clients)
     if isinstance(move, Judgement):
         return _worse(scene, move, clients)
-    if move is not None:
-        return _moved(app, rollout, move)
-    return _overdue(scene, clients)
+    if move is None:
+        return _overdue(scene, clients)
+    if not _moved(app, rollout, move):
+        return False
+    for delay_s in _looks(rollout, move):
+        jobs.enqueue_later(jobs.RECONCILE_APP, delay_s, app.pk)
+    return True
+
+
+def _looks(rollout: Rollout, move: Move) -> set[float]:
+    """After how many seconds it may go on for no other reason than that time has passed."""
+    moment = 0.1
+    if move.phase == Phase.KEEPING:
+        return {rollout.keep_s + moment}
+    if move.phase != Phase.JUDGING:
+        return set()
+    pause = rollout.steps[rollout.step]["pause_s"] if rollout.step < len(rollout.steps) else None
+    times = {LEAST_S, QUIET_S, float(rollout.judge_s)} if rollout.judge_s else set()
+    return {one + moment for one in (times if pause is None else {*times, float(pause)})}
 
 
 def _moved(app: App, rollout: Rollout, move: Move) -> bool:
@@ -210,6 +227,11 @@ def _rolling(scene: Scene) -> Move | None:
     more = min(room, scene.wanted - target.wanted)
     if more > 0:
         return Move(target_wanted=target.wanted + more, mark=f"{target.wanted + more} new wanted")
+    if scene.ready >= target.wanted and scene.old_ready < source.wanted:
+        # Nothing is on its way, and there is no room for more: old ones that serve nobody make it.
+        left = scene.wanted + rollout.max_surge - target.wanted - max(1, rollout.max_unavailable)
+        left = max(scene.old_ready, left)
+        return Move(source_wanted=left, mark=f"{left} old left") if left < source.wanted else None
     return None
 
 
@@ -224,16 +246,21 @@ def _in_place(scene: Scene) -> Move | None:
         kept = max(0, scene.wanted - target.wanted)
         return Move(source_wanted=kept, mark=f"{kept} old left")
     on_their_way = target.wanted - scene.ready
-    room = rollout.max_unavailable - on_their_way
-    olds = Instance.objects.filter(replica_set=source, released=False, status__in=Instance.LIVE)
-    chosen = tuple(olds.select_related("app").order_by("pk")[: max(0, room)])
-    if chosen:
+    # There may be more old ones than are wanted, while one moves to another host.
+    room = max(0, min(rollout.max_unavailable - on_their_way, source.wanted))
+    # Those that serve nobody first; and of those that are not there (it crashes, there was no room) nothing is left
+    # to wait for.
+    olds = sorted(live_of(source.pk), key=lambda one: one.status == Instance.Status.HEALTHY)
+    chosen = tuple(olds[:room])
+    taken = len(chosen) + max(0, min(room - len(chosen), source.wanted - len(olds)))
+    if taken:
+        serving = sum(one.status == Instance.Status.HEALTHY for one in chosen)
         return Move(
             rebuild=chosen,
-            source_wanted=source.wanted - len(chosen),
-            target_wanted=target.wanted + len(chosen),
-            weight=share(scene.ready, max(0, scene.old_ready - len(chosen))) or target.weight,
-            mark=f"{len(chosen)} rebuilt in place",
+            source_wanted=source.wanted - taken,
+            target_wanted=target.wanted + taken,
+            weight=share(scene.ready, max(0, scene.old_ready - serving)) or target.weight,
+            mark=f"{taken} rebuilt in place",
         )
     if not source.wanted and target.wanted < scene.wanted and on_their_way <= 0:
         return Move(target_wanted=scene.wanted, mark=f"{scene.wanted} new wanted")
@@ -264,14 +291,19 @@ def _after_shift(scene: Scene) -> Move | None:
         if pause is None:
             return Move(status=Status.PAUSED, mark="waits to be continued")
         return next_step(rollout, mark="next step") if _rested(rollout, pause) else None
+    if scene.ready < scene.wanted:
+        # Some ended since. The old version does not go before the new one can do without it.
+        return None
     if rollout.keep_s:
         return Move(phase=Phase.KEEPING, mark="old version kept")
     return Move(phase=Phase.ENDING, mark="old version goes")
 
 
 def _kept(scene: Scene) -> Move | None:
-    """The old version is kept for a while, or until the next rollout wants to begin."""
+    """The old version is kept for a while, or until the next rollout wants to begin; and until the new one is ready."""
     rollout = scene.rollout
+    if scene.ready < scene.wanted:
+        return None
     waiting = scene.app.rollouts.filter(status=Status.PENDING).exists()
     if waiting or _rested(rollout, rollout.keep_s):
         return Move(phase=Phase.ENDING, mark="old version goes")
@@ -386,7 +418,10 @@ def _begin(app: App) -> bool:
 
 
 def _retire(app: App) -> bool:
-    """What was given up while it served goes as the version before comes back, and at its deadline in any case."""
+    """What was given up while it served goes as the version before comes back, and at its deadline in any case.
+
+    That is later where nothing else serves, as long as what is to come back is on its way.
+    """
     given_up = app.replica_sets.exclude(retiring_until=None).first()
     if given_up is None or given_up.retiring_until is None:
         return False
@@ -394,10 +429,13 @@ def _retire(app: App) -> bool:
     back = sum(min(one.wanted, ready_of(one.pk)) for one in sets)
     missing = sum(one.wanted for one in sets) - back
     ready = ready_of(given_up.pk)
-    late = now() >= given_up.retiring_until and not away()
+    until = given_up.retiring_until
+    if ready and not back and any(live_of(one.pk) for one in sets):
+        until += timedelta(seconds=settings.ROLLOUT_DEADLINE_S)
+    late = now() >= until and not away()
     wanted = 0 if late else max(0, min(given_up.wanted, missing))
     weight = share(min(ready, wanted), back)
-    if wanted == given_up.wanted and weight == given_up.weight:
+    if wanted and wanted == given_up.wanted and weight == given_up.weight:
         return False
     done = retire(app_id=app.pk, replica_set=given_up, wanted=wanted, weight=weight)
     reached("set.retired", app.slug)

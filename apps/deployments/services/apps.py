@@ -104,6 +104,15 @@ def app_locked(app_id: int) -> App:
     return App.objects.select_for_update(no_key=True).get(pk=app_id)
 
 
+def app_taken(*, app_id: int) -> None:
+    """The same for who needs no more than the lock: before each move of an instance that changes what is routed."""
+    compiled.select(_taken, {"pk": app_id})
+
+
+def _taken(*, pk: int) -> QuerySet[App, tuple[int]]:
+    return App.objects.filter(pk=pk).order_by().select_for_update(no_key=True).values_list("pk")
+
+
 def route_touch(*, app_id: int) -> None:
     """What should be routed has changed: part of the transaction that changes it."""
     compiled.update(_touched, {"pk": app_id})

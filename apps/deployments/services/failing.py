@@ -14,9 +14,9 @@ from apps.core import events, jobs
 from apps.core.clock import after, now
 from apps.deployments.backoff import delay_s
 from apps.deployments.checks import Check
-from apps.deployments.models import App, Instance, Release, ReplicaSet, Rollout
+from apps.deployments.models import Instance, Release, ReplicaSet, Rollout
 from apps.deployments.selectors import SETTLED_S
-from apps.deployments.services.apps import route_touch
+from apps.deployments.services.apps import app_taken, route_touch
 from apps.deployments.services.instances import instance_fail, instance_unhealthy
 
 Status = Instance.Status
@@ -60,6 +60,7 @@ def answers_counted(
 @transaction.atomic
 def instance_unready(*, instance: Instance, reason: str) -> bool:
     """It is alive and not ready: no traffic until its next good answer."""
+    app_taken(app_id=instance.app_id)
     rows = Instance.objects.filter(pk=instance.pk, status=Status.HEALTHY, released=False)
     if not rows.update(status=Status.RUNNING, status_since=now(), deadline_at=None, failures=0, failing_since=None):
         return False
@@ -114,7 +115,7 @@ def _end(instance: Instance, code: str, reason: str, exit_code: int | None) -> b
 def _remove(instance: Instance, code: str, reason: str, exit_code: int | None) -> bool:
     """It goes and is not replaced: one fewer is wanted."""
     # Whoever changes several rows of an app takes the app's first, as rollouts do.
-    App.objects.select_for_update(no_key=True).get(pk=instance.app_id)
+    app_taken(app_id=instance.app_id)
     if not _end(instance, code, reason, exit_code):
         return False
     if not ReplicaSet.objects.filter(pk=instance.replica_set_id, wanted__gt=0).update(wanted=F("wanted") - 1):
@@ -149,6 +150,7 @@ def instance_restart(
     As PLACED with a ``container_id`` it still has the old one; the loop unpublishes and removes it first. Not once
     somebody else has restarted it since it was read.
     """
+    app_taken(app_id=instance.app_id)
     settled = instance.status == Status.HEALTHY and now() >= instance.status_since + _SETTLED
     restarts = 0 if settled else instance.restarts
     delay = delay_s(restarts)
@@ -186,7 +188,11 @@ def instance_restart(
 
 
 def instance_cleared(*, instance: Instance) -> bool:
-    """Its old container is gone, and no gateway routes to it: nothing stands between it and its next start."""
+    """Its old container is gone, and gateways were waited for: nothing stands between it and its next start.
+
+    Since when it is not published is kept until it is ready again: if it never is, its port rests until all gateways
+    have let go of it, which not all of them may have done in time.
+    """
     rows = Instance.objects.filter(
         pk=instance.pk, status=Status.PLACED, released=False, container_id=instance.container_id
     )
@@ -195,8 +201,6 @@ def instance_cleared(*, instance: Instance) -> bool:
             status_since=now(),
             container_id="",
             was_routed=False,
-            unrouted_epoch="",
-            unrouted_zxid=0,
             unrouted_at=None,
             deadline_at=None,
         )

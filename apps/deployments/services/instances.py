@@ -1,4 +1,8 @@
-"""An instance's moves. Each is one compare-and-swap; False says that somebody else moved it first."""
+"""An instance's moves. Each is one compare-and-swap; False says that somebody else moved it first.
+
+Those that change what is routed take the app's row before the instance's: rollouts, which hold the app's, move
+instances too, and the other way round the two would wait for each other.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from apps.core import compiled, events, jobs
 from apps.core.clock import after, now
 from apps.deployments.checks import readiness_of
 from apps.deployments.models import Instance, ReplicaSet
-from apps.deployments.services.apps import route_touch
+from apps.deployments.services.apps import app_taken, route_touch
 from apps.hosts.models import Allocation
 from apps.hosts.services.claims import Contended, free, hand_over, held_by
 from apps.tenants.services.tenants import QuotaExceeded, quota_claim, quota_release
@@ -77,7 +81,10 @@ def _start_period(instance: Instance) -> int:
 @transaction.atomic
 def instance_ready(*, instance: Instance) -> bool:
     """It answered its check: from the next publication on it gets traffic."""
+    app_taken(app_id=instance.app_id)
     well: dict[str, Any] = {"failures": 0, "failing_since": None, "code": "", "reason": "", "exit_code": None}
+    # Published anew, it is unpublished anew.
+    well |= {"unrouted_epoch": "", "unrouted_zxid": 0, "unrouted_at": None}
     if not instance.ready_at:
         well["ready_at"] = now()
     if not _move(instance, [Status.RUNNING], Status.HEALTHY, deadline_at=None, was_routed=True, **well):
@@ -90,8 +97,10 @@ def instance_ready(*, instance: Instance) -> bool:
 @transaction.atomic
 def instance_fail(*, instance: Instance, code: str, reason: str, exit_code: int | None = None) -> bool:
     """It will not serve (any more). It is unpublished, removed and freed by the loop, and replaced if wanted."""
+    app_taken(app_id=instance.app_id)
     old = [Status.PLACED, Status.STARTING, Status.RUNNING, Status.HEALTHY]
-    if not _move(instance, old, Status.FAILED, code=code, reason=reason[:500], exit_code=exit_code, deadline_at=None):
+    ended = {"code": code, "reason": reason[:500], "exit_code": exit_code, **_until_let_go()}
+    if not _move(instance, old, Status.FAILED, **ended):
         return False
     _record(instance, "instance.failed", f"Instance {instance.short_id} failed: {reason[:500]}", "warning", cause=code)
     _leave(instance)
@@ -101,6 +110,7 @@ def instance_fail(*, instance: Instance, code: str, reason: str, exit_code: int 
 @transaction.atomic
 def instance_unhealthy(*, instance: Instance, reason: str) -> bool:
     """It was ready and stopped answering its checks; or it is alive no more, by a check of its own, since."""
+    app_taken(app_id=instance.app_id)
     old = [Status.HEALTHY, Status.RUNNING]
     if not _move(instance, old, Status.UNHEALTHY, code="instance.unhealthy", reason=reason[:500]):
         return False
@@ -120,15 +130,14 @@ def instance_lost(*, instance: Instance) -> bool:
 
     One whose checks still succeed is not lost, whatever its host's engine says: it serves.
     """
+    app_taken(app_id=instance.app_id)
     unproven = [Status.PLACED, Status.STARTING, Status.RUNNING, Status.DRAINING, Status.UNHEALTHY, Status.FAILED]
     rows = Instance.objects.filter(pk=instance.pk, released=False).filter(
         Q(status__in=unproven) | Q(status=Status.HEALTHY, failures__gte=settings.PROBE_FAILURES)
     )
     reason = "Its host does not answer any more."
-    # Perhaps it is unpublished already and waits for gateways: that wait goes on, and has an end.
-    until = after(settings.DRAIN_DEADLINE_S)
-    values = {"status": Status.LOST, "status_since": now(), "deadline_at": until, "code": "host.lost", "reason": reason}
-    if not rows.update(**values):
+    values = {"status": Status.LOST, "status_since": now(), "code": "host.lost", "reason": reason}
+    if not rows.update(**values, **_until_let_go()):
         return False
     _record(instance, "instance.lost", f"Instance {instance.short_id} was lost: its host does not answer.", "warning")
     _leave(instance)
@@ -138,11 +147,17 @@ def instance_lost(*, instance: Instance) -> bool:
 @transaction.atomic
 def instance_drain(*, instance: Instance, rebuild_as: int | None = None) -> bool:
     """It is wanted no more. ``rebuild_as``: the replica set one of which takes its place once it is gone."""
+    app_taken(app_id=instance.app_id)
     old = [Status.PLACED, Status.STARTING, Status.RUNNING, Status.HEALTHY]
-    if not _move(instance, old, Status.DRAINING, deadline_at=None, rebuild_as=rebuild_as):
+    if not _move(instance, old, Status.DRAINING, rebuild_as=rebuild_as, **_until_let_go()):
         return False
     _leave(instance)
     return True
+
+
+def _until_let_go() -> dict[str, Any]:
+    """Perhaps it is unpublished already and waits for gateways: that wait goes on, and has an end."""
+    return {"deadline_at": after(settings.DRAIN_DEADLINE_S)}
 
 
 def _leave(instance: Instance) -> None:
@@ -187,8 +202,11 @@ def instance_rebuilt(*, instance: Instance, allocation: Allocation) -> bool:
 
     False where that is not asked for, or not possible: then it is placed like any other.
     """
-    heir = ReplicaSet.objects.select_related("release", "app").filter(pk=instance.rebuild_as_id or 0).first()
-    if heir is None or instance.status != Status.STOPPED or not heir.wanted:
+    if not instance.rebuild_as_id or instance.status != Status.STOPPED:
+        return False
+    # As it is now: the rollout may have been given up since the instance was read.
+    heir = ReplicaSet.objects.select_related("release", "app").filter(rebuilding=instance.pk).first()
+    if heir is None or not heir.wanted:
         return False
     release = heir.release
     new = Instance(
@@ -198,6 +216,9 @@ def instance_rebuilt(*, instance: Instance, allocation: Allocation) -> bool:
         port=instance.port,
         deadline_at=after(settings.START_DEADLINE_S),
         why={"in place": 1.0},
+        # Gateways may not have let go of the port in time. If this one never gets ready, it rests until they have.
+        unrouted_epoch=instance.unrouted_epoch,
+        unrouted_zxid=instance.unrouted_zxid,
     )
     had = {"memory_mb": allocation.memory_mb, "cpu_millis": allocation.cpu_millis, "instances": 1}
     takes = {"memory_mb": release.memory_mb, "cpu_millis": release.cpu_millis, "instances": 1}

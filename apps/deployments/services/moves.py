@@ -101,10 +101,14 @@ def rollout_move(*, rollout: Rollout, move: Move) -> bool:
 
 
 def _deadline(rollout: Rollout, move: Move) -> datetime:
-    """Getting on gives time anew; following along while somebody has paused it does not."""
+    """Getting on gives time anew. Following along while somebody has paused it does not, nor do shares that follow who
+    is ready: one that is ready and unready in turns would have it without end.
+    """
     if move.status == Status.PAUSED:
         return after(LONGEST_S)
-    if move.status is None and rollout.status == Status.PAUSED:
+    on = (move.target_wanted, move.source_wanted, move.status, move.phase, move.step, move.evidence)
+    follows = not move.rebuild and all(one is None for one in on)
+    if follows or (move.status is None and rollout.status == Status.PAUSED):
         return rollout.deadline_at + timedelta(microseconds=1)
     return after(settings.ROLLOUT_DEADLINE_S + _rest_s(rollout, move))
 

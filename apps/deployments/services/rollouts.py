@@ -11,7 +11,8 @@ from django.db.models import Max
 
 from apps.core import events
 from apps.core.clock import after, now
-from apps.core.errors import BerthError, Conflict, Missing
+from apps.core.errors import BerthError, Conflict, Missing, Refused
+from apps.core.models import Event
 from apps.deployments.models import App, Release, ReplicaSet, Rollout
 from apps.deployments.selectors import rollout_of
 from apps.deployments.services.apps import app_locked, not_going, route_touch
@@ -28,6 +29,7 @@ Kind, Phase, Status = Rollout.Kind, Rollout.Phase, Rollout.Status
 
 #: So many may wait behind the one that is under way.
 QUEUE = 10
+REFUSALS_PER_MINUTE = 30
 
 
 class RolloutInProgress(Conflict):
@@ -56,6 +58,13 @@ class NotDeployed(Conflict):
     code = "apps.not_deployed"
 
 
+class TooManyRollouts(Refused):
+    """Each leaves rows for as long as the app lives, and each refusal has every host looked at."""
+
+    code = "rollouts.too_many"
+    status = 429
+
+
 class ReleaseMissing(Missing):
     code = "releases.not_found"
 
@@ -71,11 +80,12 @@ def rollout_start(
 ) -> Rollout:
     """Release this version and start moving the app to it; where a rollout is under way this one waits behind it.
 
-    What it begins with is placed before this returns. Raises Denied, AppDeleting, VersionMissing, ReleaseInvalid,
-    RolloutInvalid, RolloutInProgress, QuotaExceeded, NoHost, PlacementContended; then nothing of it exists but an
-    event and, where there was no room, an explanation (``extra["explanation"]``).
+    What it begins with is placed before this returns. Raises Denied, TooManyRollouts, AppDeleting, VersionMissing,
+    ReleaseInvalid, RolloutInvalid, RolloutInProgress, QuotaExceeded, NoHost, PlacementContended; then nothing of it
+    exists but an event and, where there was no room, an explanation (``extra["explanation"]``).
     """
     require(by, Action.DEPLOY, app)
+    _not_too_many(app)
     asked = settings_ or ReleaseSettings()
 
     def release(locked: App) -> Release:
@@ -96,6 +106,7 @@ def rollback_start(
     served before the present one. Raises as ``rollout_start`` does, and ReleaseMissing.
     """
     require(by, Action.DEPLOY, app)
+    _not_too_many(app)
     old = rollback_target(app, release)
     try:
         return _start(
@@ -125,6 +136,17 @@ def rollback_target(app: App, number: int | None) -> Release:
     if before is None:
         raise ReleaseMissing(f"{app.slug} has no release before the present one to go back to.")
     return before
+
+
+def _not_too_many(app: App) -> None:
+    """Raises TooManyRollouts, of which nothing is written. Askers at the same time may be a few over the limit."""
+    most = settings.ROLLOUTS_PER_HOUR
+    made = app.rollouts.order_by("-number").values_list("created_at", flat=True)[most - 1 : most].first()
+    if made is not None and made > after(-3600):
+        raise TooManyRollouts(f"{app.slug} had {most} rollouts within the last hour. Wait a while.")
+    refusals = Event.objects.filter(app_id=app.pk, code="rollout.refused", at__gte=after(-60)).order_by()
+    if refusals[:REFUSALS_PER_MINUTE].count() == REFUSALS_PER_MINUTE:
+        raise TooManyRollouts(f"{REFUSALS_PER_MINUTE} rollouts of {app.slug} were refused within a minute. Wait one.")
 
 
 def _refused(app: App, by: User, what: str, error: BerthError, explanation: int | None) -> None:
@@ -222,10 +244,16 @@ def _open(app: App, target: ReplicaSet | None, count: int, by: User, **values: A
 
 @transaction.atomic
 def undeploy(*, app: App, by: User) -> Rollout:
-    """Take the app down to nothing; what is open or waits is superseded. Raises Denied, AppDeleting,
-    NotDeployed."""
+    """Take the app down to nothing; what is open or waits is superseded. Asked again, it only goes on.
+
+    Raises Denied, AppDeleting, NotDeployed.
+    """
     require(by, Action.DEPLOY, app)
     app = not_going(app_locked(app.pk))
+    under_way = list(app.rollouts.filter(status__in=Rollout.OPEN)[:2])
+    if len(under_way) == 1 and under_way[0].kind == Kind.UNDEPLOY:
+        # Another one would begin its time anew, and leave a row each time.
+        return under_way[0]
     sets = app.replica_sets.exclude(wanted=0, weight=0, retiring_until=None)
     if not app.instances.filter(released=False).exists() and not sets.exists():
         raise NotDeployed(f"{app.slug} runs nothing that could be undeployed.")

@@ -10,6 +10,7 @@ import pytest
 from apps.core.clock import now
 from apps.deployments.models import Instance, Rollout
 from apps.deployments.reconcile import observe_host, probe_pass, reconcile_instance
+from apps.deployments.reconcile.answers import Wrong
 from apps.deployments.selectors import unfinished_apps, unfinished_instances
 from apps.deployments.services.rollouts import undeploy
 from apps.deployments.tests.steps import deploy, rest
@@ -63,6 +64,24 @@ def test_silence_of_a_host_that_cannot_be_seen_changes_nothing(app, world, hosts
     loop.settle()
     assert Instance.objects.filter(app=app, status=Status.HEALTHY).count() == 2
     assert set(Host.objects.values_list("status", flat=True)) == {"down"}
+
+
+@pytest.mark.parametrize(("heard", "left"), [(False, 2), (True, 1)])
+def test_a_host_that_takes_connections_is_there_whenever_its_engine_was_last_looked_at(
+    app, world, hosts, loop, monkeypatch, heard, left
+):
+    deploy(app, world)
+    loop.settle()
+    victim = Instance.objects.filter(app=app).order_by("pk").first()
+    monkeypatch.setattr(
+        loop.clients,
+        "probe",
+        lambda targets: {one.pk: Wrong("no answer", heard=heard) if one.pk == victim.pk else None for one in targets},
+    )
+    Host.objects.update(last_seen_at=now() - timedelta(seconds=3))
+    for _ in range(3):
+        probe_pass(loop.clients)
+    assert Instance.objects.filter(app=app, status=Status.HEALTHY).count() == left
 
 
 def test_zookeeper_away_stops_no_container_and_heals(app, world, hosts, loop, discovery):

@@ -98,8 +98,10 @@ def test_refused_and_silent_say_so_without_the_address():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     assert _ask(port) == "Connection refused"
+    assert not _wrong(port, HTTP).heard
     with _server(None) as silent:
         assert _ask(silent) == "no answer within 2 s"
+        assert _wrong(silent, HTTP).heard, "its host took the connection"
 
 
 def test_without_a_path_an_open_port_is_enough_and_one_that_closes_at_once_is_not():

@@ -240,8 +240,8 @@ def test_engines_that_hang_leave_threads_to_the_others():
     hung, commands = Hung(gate), Commands(threads=4, per_host=2)
     try:
         for pk in range(10):
-            commands.ask(Command(pk, 1, "berth-x", check), hung)
-        commands.ask(Command(99, 2, "berth-y", check), Well())
+            commands.ask(Command(pk, 1, "berth-x", check, pk), hung)
+        commands.ask(Command(99, 2, "berth-y", check, 99), Well())
         deadline = time.monotonic() + 5
         found = []
         while not found and time.monotonic() < deadline:
@@ -251,6 +251,33 @@ def test_engines_that_hang_leave_threads_to_the_others():
         assert hung.began == 2
         commands.forget_waiting()
         assert len(commands) == 2
+    finally:
+        gate.set()
+        commands.close()
+
+
+def test_one_tenants_slow_commands_leave_threads_to_the_others_on_its_hosts_and_elsewhere():
+    gate = threading.Event()
+    check = Check(kind=Kind.COMMAND, command=("x",))
+    hung, commands = Hung(gate), Commands(threads=8, per_host=2)
+    try:
+        for pk in range(60):
+            commands.ask(Command(pk, pk % 6, "berth-x", check, 1), hung)
+        for host in range(6):
+            commands.ask(Command(100 + host, host, "berth-y", check, 2), Well())
+        deadline = time.monotonic() + 5
+        found = []
+        while len(found) < 6 and time.monotonic() < deadline:
+            found += commands.answers()
+            threading.Event().wait(0.01)
+        assert {command.pk for command, _ in found} == set(range(100, 106))
+        assert hung.began == 4
+        gate.set()
+        deadline = time.monotonic() + 5
+        while len(commands) and time.monotonic() < deadline:
+            found += commands.answers()
+            threading.Event().wait(0.01)
+        assert len(found) == 66
     finally:
         gate.set()
         commands.close()

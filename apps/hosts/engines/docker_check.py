@@ -5,6 +5,7 @@ By hand over the SDK's session, because the SDK's own exec waits for output with
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +20,9 @@ _MAX_LISTED = 20
 #: A frame of output: one byte that says which stream, three of nothing, four of length
 #: (https://docs.docker.com/engine/api/v1.41/#operation/ContainerAttach, "Stream format").
 _HEAD = 8
+#: How much output is read at once, and how long is rested after each above the limit: some 6 MB a second at most.
+_CHUNK = 64 * 1024
+_REST_S = 0.01
 
 
 def run(
@@ -51,8 +55,11 @@ def run(
 
 
 class _Session:
-    def __init__(self, session: requests.Session, api: str, read_s: int) -> None:
+    def __init__(
+        self, session: requests.Session, api: str, read_s: int, rest: Callable[[float], None] = time.sleep
+    ) -> None:
         self._session = session
+        self._rest = rest
         self._api = api
         self._read_s = read_s
 
@@ -92,12 +99,15 @@ class _Session:
                 raise read_error(answer.status_code, answer.text[:1000])
             try:
                 while not over():
-                    chunk = answer.raw.read1(MAX_CHECK_OUTPUT)
+                    chunk = answer.raw.read1(_CHUNK)
                     if not chunk:
                         break
-                    # What is above the limit is read all the same: that it ends is what is waited for.
+                    # What is above the limit is read all the same: that it ends is what is waited for. No faster than
+                    # this, so that one that writes without end waits for us, and not all other checks for it.
                     if len(raw) < 4 * MAX_CHECK_OUTPUT:
                         raw += chunk
+                    else:
+                        self._rest(_REST_S)
             except (urllib3.exceptions.HTTPError, requests.exceptions.RequestException, OSError):
                 pass  # a silence as long as its time; whether it still runs, or the engine is gone, is asked next
         return unframed(raw)[:MAX_CHECK_OUTPUT]
