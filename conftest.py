@@ -289,7 +289,9 @@ class Loop:
             reconcile.reconcile_app(pk, self.clients)
         for pk in unfinished_tenants(1000):
             reconcile.reconcile_tenant(pk, self.clients)
-        for pk in Instance.objects.filter(released=False).values_list("pk", flat=True):
+        # Those that are healthy wait for no move: the sweep does not send them either.
+        waiting = Instance.objects.filter(released=False).exclude(status=Instance.Status.HEALTHY)
+        for pk in waiting.values_list("pk", flat=True):
             reconcile.reconcile_instance(pk, self.clients)
         for pk in Host.objects.values_list("pk", flat=True):
             reconcile.observe_host(pk, self.clients)

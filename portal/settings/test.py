@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 
 from cryptography.fernet import Fernet
 
 from portal.settings.base import *  # noqa: F403
-from portal.settings.base import ALLOWED_HOSTS, ENCRYPTION_KEYS, SECRET_KEY, STATIC_ROOT, env
+from portal.settings.base import ALLOWED_HOSTS, DATABASES, ENCRYPTION_KEYS, SECRET_KEY, STATIC_ROOT, env
 
 FAILPOINTS_FILE = env.str("BERTH_FAILPOINTS", default="")
+if name := os.environ.get("BERTH_TEST_DATABASE"):
+    # Two runs at once on one server need a database each.
+    DATABASES["default"]["TEST"] = {"NAME": name}
 SECRET_KEY = SECRET_KEY or secrets.token_urlsafe(48)
 ENCRYPTION_KEYS = ENCRYPTION_KEYS or [Fernet.generate_key().decode()]
 ALLOWED_HOSTS = [*ALLOWED_HOSTS, "testserver"]
