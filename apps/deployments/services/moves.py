@@ -25,6 +25,8 @@ from apps.deployments.services.strategies import LONGEST_S, first_batch, share
 
 Phase, Status = Rollout.Phase, Rollout.Status
 
+#: Keys of a rollout's evidence that hold gateways' counters as they were at some moment.
+SNAPSHOTS = ("before", "traffic")
 #: Of one rollout so many lines are kept.
 TIMELINE = 200
 #: So long at most the given up version serves beside the old one while that one is brought back to its number. Seconds.
@@ -221,7 +223,11 @@ def rollout_end(
 ) -> bool:
     """Compare-and-swap an open rollout to its end. False where somebody ended it before."""
     at = now()
-    ended = Rollout.objects.filter(pk=rollout.pk, status__in=Rollout.OPEN).update(
+    rows = Rollout.objects.filter(pk=rollout.pk, status__in=Rollout.OPEN)
+    # Whole snapshots of counters were kept for the comparisons; what came of those stays.
+    evidence = rows.values_list("evidence", flat=True).first() or {}
+    ended = rows.update(
+        evidence={key: value for key, value in evidence.items() if key not in SNAPSHOTS},
         status=status,
         code=code,
         reason=reason[:2000],

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from apps.core.clock import now
 from apps.deployments.models import Instance, Rollout
 from apps.deployments.reconcile.judging import MIN_REQUESTS, verdict
+from apps.deployments.services.moves import SNAPSHOTS
 from apps.deployments.services.rollouts import rollout_start
 from apps.deployments.services.strategies import Options
 from apps.deployments.tests.steps import deploy
@@ -101,6 +102,7 @@ def test_one_that_is_ready_but_answers_with_errors_is_rolled_back_with_the_evide
     rollout.refresh_from_db()
     assert (rollout.status, rollout.code) == ("rolled_back", "rollout.unhealthier")
     assert "with an error" in rollout.reason
+    assert not rollout.evidence.keys() & set(SNAPSHOTS), "whole snapshots are kept no longer than they are needed"
     evidence = rollout.evidence["verdict"]
     assert evidence["new"]["errors_5xx"] * 3 == evidence["new"]["requests"]
     assert rollout.report["traffic"]["errors_5xx"] == evidence["new"]["errors_5xx"]
