@@ -32,6 +32,8 @@ KNOWN_FOR_S = 2.0
 GAP_S = 5.0
 #: Begun in one go before answers are read again.
 BURST = 64
+#: One that is to be asked while it is still waited for is looked at again after so long. Seconds.
+SOON_S = 0.05
 #: How often commands are looked at while some are under way, and whether to stop. Seconds.
 LOOK_S = 0.05
 WAIT_S = 0.5
@@ -145,11 +147,21 @@ class Probing:
                 self._listed.discard(key)
                 continue
             live = bool(key & _LIVE)
+            if key in self._out and not self._commands_turn(asked, live):
+                # Its time-out ends just when it is to be asked again: a whole interval would be lost each time.
+                heapq.heappush(self._due, (at + SOON_S, key))
+                begun += 1
+                continue
             heapq.heappush(self._due, (first_after(asked.pk, live, _interval(asked, live), at), key))
             # One question at a time: a command may wait for its turn for longer than its interval.
             if key not in self._out and key | _BLIND not in self._out and not (live and asked.starting):
                 begun += 1
                 self._ask(key, asked, live)
+
+    @staticmethod
+    def _commands_turn(asked: Asked, live: bool) -> bool:
+        check = asked.release.liveness if live else asked.release.readiness
+        return check is not None and check.kind is Kind.COMMAND
 
     def _ask(self, key: int, asked: Asked, live: bool) -> None:
         check = asked.release.liveness if live else asked.release.readiness

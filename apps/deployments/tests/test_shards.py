@@ -149,6 +149,13 @@ def test_a_target_that_never_answers_delays_no_other_and_is_asked_once_at_a_time
     assert 1 <= len(site.times("/hang")) <= 2
 
 
+def test_one_that_hangs_for_its_whole_interval_is_asked_again_at_its_end_and_not_an_interval_later(running, site):
+    running(readiness={"path": "/hang", "interval_s": 1, "timeout_s": 1})
+    site.statuses["/hang"] = "hang"
+    probe_shard(Clients(), 0)
+    _evenly(site.times("/hang"))
+
+
 def test_an_answer_that_came_after_the_pass_is_noted_all_the_same(running, site, monkeypatch):
     monkeypatch.setattr("apps.deployments.reconcile.shards.PASS_S", 1.2)
     (one,) = running(readiness={"path": "/hang", "interval_s": 1})
