@@ -106,6 +106,9 @@ class Prober:
 
     def ask(self, target: Target) -> None:
         """Begin; the answer comes with ``answers``."""
+        if not self._open:
+            # Nobody waited until now, so nobody is owed the time in which nobody looked.
+            self._left_at = self._clock()
         family = socket.AF_INET6 if ":" in target.host else socket.AF_INET
         try:
             link = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)

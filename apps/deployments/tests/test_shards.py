@@ -149,7 +149,11 @@ def test_a_target_that_never_answers_delays_no_other_and_is_asked_once_at_a_time
     assert 1 <= len(site.times("/hang")) <= 2
 
 
-def test_one_that_hangs_for_its_whole_interval_is_asked_again_at_its_end_and_not_an_interval_later(running, site):
+def test_one_that_hangs_for_its_whole_interval_is_asked_again_at_its_end_and_not_an_interval_later(
+    running, site, monkeypatch
+):
+    # Long enough for two turns wherever in its second it begins.
+    monkeypatch.setattr("apps.deployments.reconcile.shards.PASS_S", 2.9)
     running(readiness={"path": "/hang", "interval_s": 1, "timeout_s": 1})
     site.statuses["/hang"] = "hang"
     probe_shard(Clients(), 0)
