@@ -6,21 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from apps.deployments.models import Release
+from apps.deployments.services.releases import CONTENT
 
-#: In the order in which people read them.
-_FIELDS = (
-    "command",
-    "container_port",
-    "memory_mb",
-    "cpu_millis",
-    "health_path",
-    "readiness",
-    "liveness",
-    "on_failure",
-    "stop_signal",
-    "stop_grace_s",
-    "placement",
-)
+#: Compared as they stand; version and variables have words of their own, and ``is_global`` is one of the rules.
+_FIELDS = tuple(name for name in CONTENT if name not in ("version_id", "env", "env_readable", "is_global"))
 
 
 @dataclass(frozen=True, slots=True)

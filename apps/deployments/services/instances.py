@@ -18,7 +18,9 @@ from apps.core import compiled, events, jobs
 from apps.core.clock import after, now
 from apps.deployments.checks import readiness_of
 from apps.deployments.models import Instance, ReplicaSet
+from apps.deployments.services import candidates
 from apps.deployments.services.apps import app_taken, route_touch
+from apps.deployments.services.placement import request_of
 from apps.hosts.models import Allocation
 from apps.hosts.services.claims import Contended, free, hand_over, held_by
 from apps.tenants.services.tenants import QuotaExceeded, quota_claim, quota_release
@@ -197,6 +199,16 @@ def instance_released(*, instance: Instance) -> bool:
     return True
 
 
+def _may_be_at(heir: ReplicaSet, host_id: int) -> bool:
+    """Whether a placement would take this host too, its room aside: it may have been dedicated to another tenant since,
+    or the new release's rules may mean other hosts.
+    """
+    request = request_of(heir.release, tenant_id=heir.app.tenant_id)
+    if request.rules.one_per_host and heir.instances.filter(host_id=host_id, released=False).exists():
+        return False
+    return candidates.matching(heir.app.cluster_id, request).filter(pk=host_id).exists()
+
+
 def instance_rebuilt(*, instance: Instance, allocation: Allocation) -> bool:
     """One of another replica set takes this one's place, host, port and claim; part of the transaction that ends this.
 
@@ -206,7 +218,7 @@ def instance_rebuilt(*, instance: Instance, allocation: Allocation) -> bool:
         return False
     # As it is now: the rollout may have been given up since the instance was read.
     heir = ReplicaSet.objects.select_related("release", "app").filter(rebuilding=instance.pk).first()
-    if heir is None or not heir.wanted:
+    if heir is None or not heir.wanted or not _may_be_at(heir, instance.host_id):
         return False
     release = heir.release
     new = Instance(

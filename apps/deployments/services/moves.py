@@ -140,10 +140,10 @@ def _told(rollout: Rollout, move: Move) -> None:
     words = "waits to be continued" if paused else _WORDS[Phase(move.phase or rollout.phase)]
     if move.phase == Phase.ENDING and not rollout.source_instances:
         words = "has all its instances ready"
-    share = "" if move.weight is None else f" The new version has {move.weight} % of the traffic."
+    traffic = "" if move.weight is None else f" The new version has {move.weight} % of the traffic."
     events.record(
         "rollout.paused" if paused else "rollout.step",
-        f"Rollout {rollout.number} {words}.{share}",
+        f"Rollout {rollout.number} {words}.{traffic}",
         tenant_id=rollout.app.tenant_id,
         app_id=rollout.app_id,
         rollout=rollout.number,

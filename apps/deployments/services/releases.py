@@ -116,23 +116,12 @@ def base_of(app: App) -> Release | None:
     return coming or serving or releases.order_by("-number").first()
 
 
-#: What makes a release, beside its number and who asked for it.
-CONTENT = (
-    "version_id",
-    "env",
-    "env_readable",
-    "command",
-    "container_port",
-    "memory_mb",
-    "cpu_millis",
-    "health_path",
-    "readiness",
-    "liveness",
-    "on_failure",
-    "stop_signal",
-    "stop_grace_s",
-    "placement",
-    "is_global",
+#: What makes a release, beside which one it is and who asked for it. From the model, so that a column that is added
+#: later is copied by a rollback, and shown by a comparison, too.
+CONTENT = tuple(
+    field.attname
+    for field in Release._meta.concrete_fields
+    if field.name not in ("id", "app", "number", "created_at", "created_by")
 )
 
 

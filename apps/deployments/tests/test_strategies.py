@@ -9,11 +9,13 @@ import pytest
 from apps.core.clock import now
 from apps.deployments.models import Instance, ReplicaSet, Rollout
 from apps.deployments.reconcile import reconcile_app
+from apps.deployments.services.diffing import release_diff
 from apps.deployments.services.releases import ReleaseSettings
 from apps.deployments.services.rollouts import (
     RolloutNotOpen,
     RolloutNotPaused,
     RolloutSwitched,
+    rollback_start,
     rollout_cancel,
     rollout_continue,
     rollout_pause,
@@ -22,7 +24,7 @@ from apps.deployments.services.rollouts import (
 from apps.deployments.services.strategies import Options, RolloutInvalid
 from apps.deployments.tests.steps import deploy, nothing_held
 from apps.hosts.engines.memory import NEVER_READY, exits
-from apps.hosts.models import PortAllocation
+from apps.hosts.models import Host, PortAllocation
 
 Status = Instance.Status
 NEW = f"sha256:{'b' * 64}"
@@ -250,6 +252,27 @@ def test_in_place_falls_back_to_another_place_where_the_host_has_no_room_for_mor
     assert spare.pk or one.host_id
 
 
+@pytest.mark.parametrize("why", ["dedicated", "rules", "one per host"])
+def test_in_place_keeps_no_host_that_a_placement_would_refuse(serving, world, hosts, loop, why):
+    elsewhere, *left = hosts if why == "one per host" else [world.host(labels={"disk": "fast"}), *hosts]
+    asked = ReleaseSettings()
+    if why == "dedicated":
+        Host.objects.filter(pk__in=[one.pk for one in left]).update(dedicated_to=world.rival)
+    elif why == "rules":
+        asked = ReleaseSettings(placement={"constraints": ["disk == fast"]})
+    else:
+        asked = ReleaseSettings(placement={"anti_affinity": "hard"})
+    number = 3 if why == "one per host" else 4
+    rollout = start(serving, world, "in_place", asked=asked, instances=number, judge_s=0)
+    loop.settle(40)
+    assert ended(rollout) == "succeeded"
+    places = list(
+        Instance.objects.filter(replica_set_id=rollout.target_id, released=False).values_list("host", flat=True)
+    )
+    assert len(places) == number
+    assert set(places) == ({one.pk for one in hosts} if why == "one per host" else {elsewhere.pk})
+
+
 @pytest.mark.parametrize("strategy", ["rolling", "blue_green", "canary", "in_place"])
 @pytest.mark.parametrize(("behaviour", "code"), [(exits(3), "instance.exited"), (NEVER_READY, "instance.never_ready")])
 def test_a_release_that_does_not_get_ready_is_rolled_back_by_itself_with_its_cause(
@@ -374,3 +397,28 @@ def test_a_first_deploy_that_fails_has_failed_and_leaves_nothing(app, world, hos
     loop.settle(12)
     assert (ended(rollout), rollout.code) == ("failed", "instance.exited")
     nothing_held(app)
+
+
+def test_a_rollback_copies_every_column_of_a_release_but_which_one_it_is(serving, world, loop):
+    everything = ReleaseSettings(
+        secrets={"A": "1"},
+        settings={"B": "2"},
+        command=["run"],
+        container_port=81,
+        memory_mb=64,
+        cpu_millis=20,
+        health_path="/up",
+        readiness={"interval_s": 3},
+        liveness={"path": "/live"},
+        on_failure="restart",
+        stop_signal="SIGINT",
+        stop_grace_s=3,
+        placement={"anti_affinity": "preferred"},
+    )
+    start(serving, world, "rolling", asked=everything, supersede=True)
+    old = serving.releases.first()
+    new = rollback_start(app=serving, release=old.number, by=world.alice).target.release
+    own = {"id", "number", "created_at"}
+    columns = [field.attname for field in type(old)._meta.concrete_fields if field.name not in own]
+    assert {name: getattr(new, name) for name in columns} == {name: getattr(old, name) for name in columns}
+    assert release_diff(old=old, new=new) == []
