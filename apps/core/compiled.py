@@ -61,6 +61,13 @@ def select(
     build: Callable[..., QuerySet[Any, tuple[Any, ...]]], values: Mapping[str, Value], shape: Hashable = None
 ) -> list[tuple[Any, ...]]:
     """The rows of ``build(**values)``, which must be a ``values_list``."""
+    return _fetched(build, values, shape)[1]
+
+
+def _fetched(
+    build: Callable[..., QuerySet[Any, Any]], values: Mapping[str, Value], shape: Hashable
+) -> tuple[Any, list[tuple[Any, ...]]]:
+    """The compiler that wrote the query, and its rows with their columns converted."""
 
     def compiled(marks: Mapping[str, Value]) -> tuple[str, Any, Any, Any]:
         compiler: Any = build(**marks).query.get_compiler(connection.alias)
@@ -72,25 +79,13 @@ def select(
         cursor.execute(known.sql, known.filled(values))
         rows: list[tuple[Any, ...]] = cursor.fetchall()
     if known.converters:
-        return [tuple(row) for row in known.compiler.apply_converters(rows, known.converters)]
-    return rows
+        rows = [tuple(row) for row in known.compiler.apply_converters(rows, known.converters)]
+    return known.compiler, rows
 
 
 def objects(build: Callable[..., QuerySet[M]], values: Mapping[str, Value], shape: Hashable = None) -> list[M]:
     """The rows of ``build(**values)`` as objects, with what it names in ``select_related``; no annotations."""
-
-    def compiled(marks: Mapping[str, Value]) -> tuple[str, Any, Any, Any]:
-        compiler: Any = build(**marks).query.get_compiler(connection.alias)
-        sql, parameters = compiler.as_sql()
-        return sql, parameters, compiler, compiler.get_converters([one[0] for one in compiler.select])
-
-    known = _known(build, values, shape, compiled)
-    with connection.cursor() as cursor:
-        cursor.execute(known.sql, known.filled(values))
-        rows: Any = cursor.fetchall()
-    compiler = known.compiler
-    if known.converters:
-        rows = map(tuple, compiler.apply_converters(rows, known.converters))
+    compiler, rows = _fetched(build, values, shape)
     # As django.db.models.query.ModelIterable does it.
     select, info = compiler.select, compiler.klass_info
     first, end = info["select_fields"][0], info["select_fields"][-1] + 1

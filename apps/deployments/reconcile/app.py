@@ -9,14 +9,12 @@ import structlog
 from apps.core import jobs
 from apps.core.failpoints import reached
 from apps.core.leases import held
-from apps.deployments.discovery import DiscoveryUnavailable
 from apps.deployments.models import App
 from apps.deployments.reconcile.clients import Clients
 from apps.deployments.reconcile.counts import counts
 from apps.deployments.reconcile.deleting import delete_on
 from apps.deployments.reconcile.rollouts import advance, awaits_gateways
-from apps.deployments.reconcile.routes import publish
-from apps.deployments.services.routing import gateways_seen
+from apps.deployments.reconcile.routes import gateways_awaited, publish
 
 log = structlog.get_logger(__name__)
 
@@ -70,15 +68,7 @@ def _pass(app: App, clients: Clients) -> bool:
 
 def _gateways_follow(app: App, clients: Clients) -> bool:
     """Whether the gateways came to have the app's last shift in force while this waited."""
-    patience = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            gateways_seen(states=clients.discovery.gateways())
-        except DiscoveryUnavailable:
-            return False
-        if not awaits_gateways(app):
-            reached("gateways.acknowledged", app.slug)
-            return True
-        if time.monotonic() >= patience:
-            return False
-        time.sleep(POLL_S)
+    there = gateways_awaited(clients, lambda: not awaits_gateways(app), patience_s=PATIENCE_S, poll_s=POLL_S)
+    if there:
+        reached("gateways.acknowledged", app.slug)
+    return there

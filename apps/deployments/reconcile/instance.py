@@ -24,7 +24,7 @@ from apps.deployments.reconcile.capsules import capture
 from apps.deployments.reconcile.clients import Clients
 from apps.deployments.reconcile.deadlines import passed
 from apps.deployments.reconcile.probes import ask_once, never_ready
-from apps.deployments.reconcile.routes import publish
+from apps.deployments.reconcile.routes import gateways_awaited, publish
 from apps.deployments.selectors import crowded, moved_on, next_to_start, next_to_stop, release_of, stopping_enough
 from apps.deployments.services.failing import instance_broken, instance_cleared
 from apps.deployments.services.instances import (
@@ -35,7 +35,7 @@ from apps.deployments.services.instances import (
     instance_starting,
     instance_unrouted,
 )
-from apps.deployments.services.routing import gateways_seen, served_by_all
+from apps.deployments.services.routing import served_by_all
 from apps.hosts.engines.base import (
     ContainerSpec,
     ContainerState,
@@ -360,17 +360,13 @@ def _answered_all(instance: Instance, clients: Clients) -> bool:
 
 def _gateways_let_go(instance: Instance, clients: Clients) -> bool:
     """Whether no live gateway routes to it any more; gives up waiting at the deadline (its port stays fenced)."""
-    patience = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            gateways_seen(states=clients.discovery.gateways())
-        except DiscoveryUnavailable:
-            return False
+
+    def enough() -> bool:
         if served_by_all(epoch=instance.unrouted_epoch, zxid=instance.unrouted_zxid):
             return True
-        if passed(instance):
+        overdue = passed(instance)
+        if overdue:
             log.warning("gateways_overdue", instance=str(instance.uid), zxid=instance.unrouted_zxid)
-            return True
-        if time.monotonic() >= patience:
-            return False
-        time.sleep(POLL_S)
+        return overdue
+
+    return gateways_awaited(clients, enough, patience_s=PATIENCE_S, poll_s=POLL_S)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 import structlog
 
 from apps.core import jobs
@@ -48,6 +51,24 @@ def withdraw(app_id: int, slug: str, clients: Clients) -> bool:
     except DiscoveryUnavailable as error:
         log.warning("withdraw_failed", app=slug, error=error.detail)
         return False
+
+
+def gateways_awaited(clients: Clients, follow: Callable[[], bool], *, patience_s: float, poll_s: float) -> bool:
+    """Ask gateways again and again how far they are, until what they said is enough (``follow``) or the patience over.
+
+    False also where ZooKeeper, by which they say it, is away.
+    """
+    patience = time.monotonic() + patience_s
+    while True:
+        try:
+            gateways_seen(states=clients.discovery.gateways())
+        except DiscoveryUnavailable:
+            return False
+        if follow():
+            return True
+        if time.monotonic() >= patience:
+            return False
+        time.sleep(poll_s)
 
 
 def rebuild_discovery(clients: Clients) -> int:
