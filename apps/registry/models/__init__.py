@@ -1,3 +1,3 @@
-from apps.registry.models.repositories import Repository, Version
+from apps.registry.models.repositories import Manifest, Part, Repository, Version
 
-__all__ = ["Repository", "Version"]
+__all__ = ["Manifest", "Part", "Repository", "Version"]

@@ -21,6 +21,9 @@ class Repository(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
     listed_at = models.DateTimeField(null=True, blank=True, help_text="last compared with the registry")
     deleting_at = models.DateTimeField(null=True, blank=True, editable=False, help_text="nothing may be pushed since")
+    is_public = models.BooleanField(
+        default=False, db_default=False, help_text="anybody may pull it, without signing in"
+    )
     tokens_until = models.DateTimeField(
         null=True, blank=True, editable=False, help_text="when the last token that somebody was given for it has ended"
     )
@@ -35,6 +38,86 @@ class Repository(models.Model):
         return self.name
 
 
+class Manifest(models.Model):
+    """What the registry stores of a repository under one digest: an image, an index of images, or another artifact.
+
+    Every push makes one, under a tag or without. What it is made of is read from the registry afterwards.
+    """
+
+    class Kind(models.TextChoices):
+        UNKNOWN = "unknown"  # not read yet
+        IMAGE = "image"
+        INDEX = "index"
+        ARTIFACT = "artifact"  # nothing that a container could be made of: a signature, a chart
+
+    repository = models.ForeignKey(Repository, on_delete=models.CASCADE, related_name="manifests")
+    digest = models.CharField(max_length=71)
+    media_type = models.CharField(max_length=120, blank=True)
+    kind = models.CharField(max_length=10, choices=Kind, default=Kind.UNKNOWN)
+    size_bytes = models.PositiveBigIntegerField(
+        default=0, help_text="its own bytes and its blobs', what is compressed as it is; of an index all its images'"
+    )
+    platforms = models.JSONField(default=list, help_text='[{"os", "architecture", "variant"}]; of an artifact none')
+    config = models.JSONField(
+        default=dict, help_text="of the image's configuration: labels, ports, user, entrypoint, stop signal, created"
+    )
+    pushed_by = models.CharField(max_length=150, blank=True)
+    pushed_at = models.DateTimeField()
+    described_at = models.DateTimeField(null=True, blank=True, help_text="when its content was read")
+    describe_after = models.DateTimeField(
+        null=True, blank=True, help_text="not before: a reading failed; the next is later each time"
+    )
+    describe_failures = models.PositiveSmallIntegerField(default=0)
+    deleting_at = models.DateTimeField(null=True, blank=True, help_text="the registry is to delete it")
+
+    class Meta:
+        ordering = ("-pushed_at", "-id")
+        constraints = (
+            models.UniqueConstraint(fields=["repository", "digest"], name="manifest_once"),
+            models.CheckConstraint(condition=Q(digest__regex=DIGEST), name="manifest_digest_is_sha256"),
+            models.CheckConstraint(
+                condition=Q(kind__in=["unknown", "image", "index", "artifact"]), name="manifest_kind_known"
+            ),
+        )
+        indexes = (
+            # What is still to be read, and what is to be deleted.
+            models.Index(fields=["describe_after"], condition=Q(described_at=None), name="manifest_to_describe"),
+            models.Index(fields=["deleting_at"], condition=Q(deleting_at__isnull=False), name="manifest_to_delete"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.repository_id}@{self.digest[:19]}"
+
+
+class Part(models.Model):
+    """Something that a manifest names by its digest: a blob, or a manifest of the same repository.
+
+    A tenant's storage is the sum over distinct digests, since the registry keeps each blob once.
+    """
+
+    class Kind(models.TextChoices):
+        LAYER = "layer"
+        CONFIG = "config"
+        MANIFEST = "manifest"
+
+    manifest = models.ForeignKey(Manifest, on_delete=models.CASCADE, related_name="parts")
+    digest = models.CharField(max_length=71)
+    kind = models.CharField(max_length=10, choices=Kind)
+    size_bytes = models.PositiveBigIntegerField(help_text="as it is stored")
+    position = models.PositiveSmallIntegerField(default=0)
+
+    class Meta:
+        ordering = ("manifest_id", "position")
+        constraints = (
+            models.UniqueConstraint(fields=["manifest", "digest"], name="part_once"),
+            models.CheckConstraint(condition=Q(digest__regex=DIGEST), name="part_digest_is_sha256"),
+        )
+        indexes = (models.Index(fields=["digest"]),)  # who else needs this blob
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.digest[:19]}"
+
+
 class Version(models.Model):
     """One tag pinned to one digest. A tag that is pushed anew gets another row, and releases keep theirs."""
 
@@ -45,6 +128,7 @@ class Version(models.Model):
     pushed_by = models.CharField(max_length=150, blank=True)
     pushed_at = models.DateTimeField()
     is_current = models.BooleanField(default=True, help_text="what the tag names now")
+    deleting_at = models.DateTimeField(null=True, blank=True, help_text="deleted: not to be deployed any more")
 
     class Meta:
         ordering = ("-pushed_at", "-id")

@@ -32,6 +32,9 @@ class Plan(models.Model):
     cpu_millis = models.PositiveIntegerField(default=4000)
     instances = models.PositiveIntegerField(default=20)
     apps = models.PositiveIntegerField(default=10)
+    storage_mb = models.PositiveIntegerField(
+        default=10240, db_default=10240, help_text="images in the registry, each blob counted once (MiB)"
+    )
     pids = models.PositiveIntegerField(default=512, help_text="processes per container")
     capabilities = models.JSONField(default=list, blank=True, help_text="Linux capabilities that containers get back")
 
@@ -86,9 +89,15 @@ class Quota(models.Model):
     cpu_millis = models.PositiveIntegerField()
     instances = models.PositiveIntegerField()
     apps = models.PositiveIntegerField()
+    storage_mb = models.PositiveIntegerField(
+        default=10240, db_default=10240, help_text="images in the registry, each blob counted once (MiB)"
+    )
     memory_mb_used = models.PositiveIntegerField(default=0, editable=False)
     cpu_millis_used = models.PositiveIntegerField(default=0, editable=False)
     instances_used = models.PositiveIntegerField(default=0, editable=False)
+    storage_bytes_used = models.PositiveBigIntegerField(
+        default=0, db_default=0, editable=False, help_text="counted from the registry's manifests; a little late"
+    )
 
     class Meta:
         constraints = (

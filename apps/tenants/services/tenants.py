@@ -60,6 +60,7 @@ def quota_from_plan(*, tenant: Tenant) -> Quota:
             "cpu_millis": plan.cpu_millis,
             "instances": plan.instances,
             "apps": plan.apps,
+            "storage_mb": plan.storage_mb,
         },
     )
     return quota
