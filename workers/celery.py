@@ -39,6 +39,7 @@ def _configure() -> None:
 
     app.conf.update(
         broker_url=settings.REDIS_URL,
+        broker_transport="workers.transport:Transport",
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={"socket_connect_timeout": 1, "socket_timeout": 5},
@@ -55,6 +56,7 @@ def _configure() -> None:
         # or a host that hangs must not keep the checks and the sweep of everybody else waiting.
         task_routes={
             jobs.RECONCILE_INSTANCE: {"queue": ENGINES},
+            jobs.START_INSTANCES: {"queue": ENGINES},
             jobs.OBSERVE_HOST: {"queue": HOSTS},
             jobs.PROBE_SHARD: {"queue": PROBES},
         },
