@@ -306,6 +306,7 @@ class Loop:
 @pytest.fixture
 def loop(world: World, discovery: FakeDiscovery, monkeypatch: pytest.MonkeyPatch, token_key: str) -> Loop:
     monkeypatch.setattr("apps.deployments.reconcile.instance.PATIENCE_S", 0.0)
+    monkeypatch.setattr("apps.deployments.reconcile.starting.PATIENCE_S", 0.0)
     return Loop(discovery)
 
 

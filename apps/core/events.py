@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import structlog
 
 from apps.core import compiled
@@ -32,6 +34,20 @@ def record(
         actor=actor,
         detail=detail,
     )
-    compiled.insert([event])
-    log.info("recorded", event_code=code, message=message, tenant=tenant_id, app=app_id, host=host_id, actor=actor)
+    append([event])
     return event
+
+
+def append(events: Sequence[Event]) -> None:
+    """The same for several at once."""
+    compiled.insert(events)
+    for one in events:
+        log.info(
+            "recorded",
+            event_code=one.code,
+            message=one.message,
+            tenant=one.tenant_id,
+            app=one.app_id,
+            host=one.host_id,
+            actor=one.actor,
+        )

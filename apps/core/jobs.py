@@ -17,6 +17,7 @@ log = structlog.get_logger(__name__)
 
 RECONCILE_APP = "deployments.reconcile_app"
 RECONCILE_INSTANCE = "deployments.reconcile_instance"
+START_INSTANCES = "deployments.start_instances"
 OBSERVE_HOST = "deployments.observe_host"
 RECONCILE_TENANT = "deployments.reconcile_tenant"
 REBUILD_DISCOVERY = "deployments.rebuild_discovery"

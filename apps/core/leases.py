@@ -10,9 +10,10 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from itertools import chain
 from typing import Any
 
 from django.conf import settings
@@ -34,47 +35,71 @@ def held(model: type[models.Model], pk: object) -> Iterator[bool]:
     It is renewed every few seconds, so that a long engine call keeps it and a killed process does not.
     """
     owner = str(uuid.uuid4())
-    if not _taken(model, pk, owner):
+    if not _taken(model, owner, pk):
         yield False
         return
     heart = _Heart.of_process()
-    heart.beat_for(owner, model, pk)
+    heart.beat_for(owner, model, (pk,))
     try:
         yield True
     finally:
         heart.rest(owner)
-        _given_back(model, pk, owner)
+        _given_back(model, owner, pk)
 
 
-def _taken(model: type[models.Model], pk: object, owner: str) -> bool:
+@contextmanager
+def held_together(model: type[models.Model], pks: Sequence[int]) -> Iterator[str]:
+    """Hold the leases of those of the rows that nobody holds; yields the ``lease_owner`` that stands in them."""
+    owner = str(uuid.uuid4())
+    if not _taken(model, owner, *pks):
+        yield owner
+        return
+    heart = _Heart.of_process()
+    heart.beat_for(owner, model, tuple(pks))
+    try:
+        yield owner
+    finally:
+        heart.rest(owner)
+        _given_back(model, owner, *pks)
+
+
+def _taken(model: type[models.Model], owner: str, *pks: object) -> bool:
     """By hand, as ``_given_back``: written by the ORM they would take longer than much of what is done in between."""
-    table, column, key = _row(model, pk)
+    table, column, keys = _rows(model, pks)
     time_of = connection.ops.adapt_datetimefield_value
     at = now()
     with connection.cursor() as cursor:
         cursor.execute(
             f"UPDATE {table} SET lease_owner = %s, lease_until = %s "  # noqa: S608 - names of ours
-            f"WHERE {column} = %s AND (lease_until IS NULL OR lease_until < %s)",
-            [owner, time_of(at + timedelta(seconds=settings.LEASE_S)), key, time_of(at)],
+            f"WHERE {column} IN ({_marks(keys)}) AND (lease_until IS NULL OR lease_until < %s)",
+            [owner, time_of(at + timedelta(seconds=settings.LEASE_S)), *keys, time_of(at)],
         )
         return bool(cursor.rowcount)
 
 
-def _given_back(model: type[models.Model], pk: object, owner: str) -> None:
-    table, column, key = _row(model, pk)
+def _given_back(model: type[models.Model], owner: str, *pks: object) -> None:
+    table, column, keys = _rows(model, pks)
     with connection.cursor() as cursor:
         cursor.execute(
             f"UPDATE {table} SET lease_owner = '', lease_until = NULL "  # noqa: S608 - names of ours
-            f"WHERE {column} = %s AND lease_owner = %s",
-            [key, owner],
+            f"WHERE {column} IN ({_marks(keys)}) AND lease_owner = %s",
+            [*keys, owner],
         )
 
 
-def _row(model: type[models.Model], pk: object) -> tuple[str, str, Any]:
-    """The table, its key's column, and the key as the database wants it."""
+def _marks(keys: Sequence[object]) -> str:
+    return ", ".join(["%s"] * len(keys))
+
+
+def _rows(model: type[models.Model], pks: Sequence[object]) -> tuple[str, str, list[Any]]:
+    """The table, its key's column, and the keys as the database wants them."""
     field: Any = model._meta.pk
     quoted = connection.ops.quote_name
-    return quoted(model._meta.db_table), quoted(field.column), field.get_db_prep_value(pk, connection)
+    return (
+        quoted(model._meta.db_table),
+        quoted(field.column),
+        [field.get_db_prep_value(pk, connection) for pk in pks],
+    )
 
 
 class _Heart:
@@ -87,8 +112,8 @@ class _Heart:
 
     def __init__(self) -> None:
         self._pid = os.getpid()
-        #: Owner -> which row, and when it was got or renewed last.
-        self._held: dict[str, tuple[type[models.Model], object, float]] = {}
+        #: Owner -> which rows, and when they were got or renewed last.
+        self._held: dict[str, tuple[type[models.Model], tuple[object, ...], float]] = {}
         self._some = threading.Condition()
         threading.Thread(target=self._run, name="leases", daemon=True).start()
 
@@ -100,9 +125,9 @@ class _Heart:
                 cls._present = cls()
             return cls._present
 
-    def beat_for(self, owner: str, model: type[models.Model], pk: object) -> None:
+    def beat_for(self, owner: str, model: type[models.Model], pks: tuple[object, ...]) -> None:
         with self._some:
-            self._held[owner] = model, pk, time.monotonic()
+            self._held[owner] = model, pks, time.monotonic()
             if len(self._held) == 1:
                 self._some.notify()
 
@@ -122,20 +147,20 @@ class _Heart:
                 for model, rows in due.items():
                     owners = list(rows)
                     # By owner too: a lease that was given back meanwhile stays so.
-                    mine = model._default_manager.filter(pk__in=rows.values(), lease_owner__in=owners)
+                    mine = model._default_manager.filter(pk__in=chain(*rows.values()), lease_owner__in=owners)
                     mine.update(lease_until=after(settings.LEASE_S))
                     self._renewed(owners)
             except Error:
                 # It may be back before the leases end; a new connection is made by the next try.
                 connection.close()
 
-    def _due(self, before: float) -> dict[type[models.Model], dict[str, object]]:
+    def _due(self, before: float) -> dict[type[models.Model], dict[str, tuple[object, ...]]]:
         """By model: owners whose leases were got or renewed before, and their rows."""
-        found: dict[type[models.Model], dict[str, object]] = defaultdict(dict)
+        found: dict[type[models.Model], dict[str, tuple[object, ...]]] = defaultdict(dict)
         with self._some:
-            for owner, (model, pk, at) in self._held.items():
+            for owner, (model, pks, at) in self._held.items():
                 if at <= before:
-                    found[model][owner] = pk
+                    found[model][owner] = pks
         return found
 
     def _renewed(self, owners: list[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -297,17 +297,32 @@ def unfinished_apps(limit: int) -> list[int]:
     return list(App.objects.filter(pk__in=rows.values("pk")).order_by("?").values_list("pk", flat=True)[:limit])
 
 
-def unfinished_instances(limit: int) -> list[int]:
-    """Instances that wait for a move and that nobody works on; a moment's rest spares what is just under way.
+def unfinished_instances(limit: int, rest_s: float = 1.0) -> list[tuple[int, ...]]:
+    """Instances that wait for a move and that nobody works on, for ``rest_s`` at least: that spares what is just under
+    way. What is to be started on one host comes together, the others each by itself.
 
     Those that run and are not ready yet wait for nothing but an answer, which the probe pass asks for.
     """
-    waiting = (Instance.Status.PLACED, Instance.Status.STARTING, *Instance.LEAVING)
+    waiting = (*_TO_START, *Instance.LEAVING)
     at = now()
     rows = Instance.objects.filter(
-        free(at), released=False, status__in=waiting, status_since__lt=at - timedelta(seconds=1)
+        free(at), released=False, status__in=waiting, status_since__lt=at - timedelta(seconds=rest_s)
     ).exclude(_resting(at))
-    return list(rows.order_by("?").values_list("pk", flat=True)[:limit])
+    alone: list[tuple[int, ...]] = []
+    to_start: dict[int, list[int]] = defaultdict(list)
+    for pk, status, host, had in rows.order_by("?").values_list("pk", "status", "host_id", "container_id")[:limit]:
+        if status in _TO_START and not had:
+            to_start[host].append(pk)
+        else:
+            alone.append((pk,))
+    return alone + [tuple(some) for pks in to_start.values() for some in batched(sorted(pks), TOGETHER)]
+
+
+_TO_START = (Instance.Status.PLACED, Instance.Status.STARTING)
+
+
+def batched(pks: Sequence[int], most: int) -> list[Sequence[int]]:
+    return [pks[start : start + most] for start in range(0, len(pks), most)]
 
 
 def _resting(at: datetime) -> Q:
@@ -320,35 +335,65 @@ WORKERS_PER_HOST = 4
 
 
 def crowded(instance: Instance) -> bool:
-    """Whether enough workers are at this instance's host already, this one not counted."""
-    values: dict[str, compiled.Value] = {"host_id": instance.host_id, "pk": instance.pk, "at": now()}
+    """Whether enough is under way at this instance's host already, what is started together with this one aside."""
+    values: dict[str, compiled.Value] = {"host_id": instance.host_id, "mine": instance.lease_owner, "at": now()}
     return len(compiled.select(_at_host, values)) >= WORKERS_PER_HOST
 
 
-def _at_host(*, host_id: int, pk: int, at: datetime) -> QuerySet[Instance, tuple[int]]:
+def _at_host(*, host_id: int, mine: str, at: datetime) -> QuerySet[Instance, tuple[int]]:
     busy = (Instance.Status.STARTING, *Instance.LEAVING)
     others = Instance.objects.filter(host_id=host_id, released=False, lease_until__gte=at, status__in=busy)
-    return others.exclude(pk=pk).order_by().values_list("pk")[:WORKERS_PER_HOST]
+    return others.exclude(lease_owner=mine).order_by().values_list("pk")[:WORKERS_PER_HOST]
+
+
+#: So many of a host are started by one task, each with all that it takes from a worker but once.
+TOGETHER = 8
 
 
 def next_to_start(host_id: int) -> list[int]:
-    """One that was turned away for the host's being crowded. Those that are placed only have a nudge of their own."""
+    """Some that were turned away for the host's being crowded. Those that are placed only have a nudge of their own."""
     return [pk for (pk,) in compiled.select(_turned_away, {"host_id": host_id, "at": now()})]
 
 
 def _turned_away(*, host_id: int, at: datetime) -> QuerySet[Instance, tuple[int]]:
     rows = Instance.objects.filter(free(at), host_id=host_id, released=False, status=Instance.Status.STARTING)
-    return rows.order_by("pk").values_list("pk")[:1]
+    return rows.order_by("pk").values_list("pk")[:TOGETHER]
 
 
-def moved_on(instance_id: int, status: str) -> bool:
-    """Whether the instance is in another status by now, and there is still something to be done about it."""
-    found = compiled.select(_status_of, {"pk": instance_id})
-    return bool(found) and found[0][0] != status
+def instance_read(pk: int) -> Instance | None:
+    """With all that reconcile asks of it."""
+    return next(iter(_whole(compiled.objects(_with_all, {"pk": pk}))), None)
 
 
-def _status_of(*, pk: int) -> QuerySet[Instance, tuple[str]]:
-    return Instance.objects.filter(pk=pk, released=False).order_by().values_list("status")
+def leased(pks: Sequence[int], owner: str) -> list[Instance]:
+    """Those of them whose lease the owner has, in the same way."""
+    values: dict[str, compiled.Value] = {"owner": owner, **{f"pk{number}": pk for number, pk in enumerate(pks)}}
+    return _whole(compiled.objects(_with_lease, values, len(pks)))
+
+
+def _whole(found: list[Instance]) -> list[Instance]:
+    for one in found:
+        one.replica_set.release = release_of(one.replica_set.release_id)
+    return found
+
+
+def _with_all(**pks: int) -> QuerySet[Instance]:
+    rows = Instance.objects.select_related("app__tenant__plan", "host__cluster", "replica_set")
+    return rows.filter(pk__in=list(pks.values())).order_by("pk")
+
+
+def _with_lease(*, owner: str, **pks: int) -> QuerySet[Instance]:
+    return _with_all(**pks).filter(lease_owner=owner, released=False)
+
+
+def moved_on(left: Mapping[int, str]) -> list[int]:
+    """Those that are in another status by now than they were left in, where there is still something to be done."""
+    values: dict[str, compiled.Value] = {f"pk{number}": pk for number, pk in enumerate(left)}
+    return [pk for pk, status in compiled.select(_status_of, values, len(left)) if status != left[pk]]
+
+
+def _status_of(**pks: int) -> QuerySet[Instance, tuple[int, str]]:
+    return Instance.objects.filter(pk__in=list(pks.values()), released=False).order_by().values_list("pk", "status")
 
 
 @lru_cache(maxsize=1000)

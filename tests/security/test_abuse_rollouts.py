@@ -16,9 +16,10 @@ from apps.core.clock import after
 from apps.core.models import Event
 from apps.deployments.checks import Check, Kind
 from apps.deployments.models import Instance, Release, Rollout
-from apps.deployments.reconcile import instance as loop_of_instances
 from apps.deployments.reconcile import reconcile_app, reconcile_instance
+from apps.deployments.reconcile import starting as loop_of_starts
 from apps.deployments.reconcile.answers import MAX_BODY, Wrong, judged
+from apps.deployments.reconcile.containers import start_failed
 from apps.deployments.reconcile.logtext import MASK, SIZE, masked, readable
 from apps.deployments.reconcile.probes import probe_pass
 from apps.deployments.services.releases import ReleaseSettings
@@ -132,7 +133,7 @@ def test_why_an_instance_could_not_start_names_no_machine(world, shop, settings,
     settings.REGISTRY_FOR_HOSTS = "registry.internal:5443"
     Instance.objects.update(status=Status.STARTING, deadline_at="2020-01-01T00:00:00Z")
     instance = Instance.objects.select_related("host", "app", "replica_set__release").get()
-    assert loop_of_instances._start_failed(instance, error)
+    assert start_failed(instance, error)
     told = json.dumps(_api(world.vera).get("/api/v1/apps/shop/instances/").json()["results"])
     told += json.dumps(_api(world.vera).get("/api/v1/apps/shop/events/").json()["results"])
     for one in ("10.9.8.7", "10.0.0", "internal", "fd00", "::1"):
@@ -203,7 +204,7 @@ def test_who_is_slow_to_become_ready_keeps_no_worker_of_the_others_waiting(world
         return {one.pk: Wrong("no answer") for one in targets}
 
     loop.clients.probe = silent
-    monkeypatch.setattr(loop_of_instances, "PATIENCE_S", 2.0)
+    monkeypatch.setattr(loop_of_starts, "PATIENCE_S", 2.0)
     monkeypatch.setattr(MemoryEngine, "check", lambda *_, timeout_s, **__: waited.append(timeout_s))
     reconcile_instance(starting.pk, loop.clients)
     starting.refresh_from_db()

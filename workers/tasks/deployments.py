@@ -16,9 +16,13 @@ from apps.deployments.selectors import unfinished_apps, unfinished_instances, un
 from apps.deployments.services.capsules import capsules_expire
 from apps.deployments.services.outage import deadlines_extended
 from apps.hosts.selectors import hosts_to_observe
-from workers.clients import clients
+from workers.celery import ENGINES
+from workers.clients import backlog, clients
 
 SWEEP_LIMIT = 1000
+#: With so many messages waiting, what waits has one: only what has waited for so long is sent for, or there would be
+#: ever more of them. Seconds.
+BACKLOG, BACKLOGGED_S = 100, 30.0
 DAY_S = 86400
 _stopping = threading.Event()
 
@@ -37,6 +41,11 @@ def reconcile_app(app_id: int) -> None:
 @shared_task(name=jobs.RECONCILE_INSTANCE)
 def reconcile_instance(instance_id: int) -> None:
     reconcile.reconcile_instance(instance_id, clients())
+
+
+@shared_task(name=jobs.START_INSTANCES)
+def start_instances(*instance_ids: int) -> None:
+    reconcile.start_instances(instance_ids, clients())
 
 
 @shared_task(name=jobs.RECONCILE_TENANT)
@@ -90,8 +99,8 @@ def sweep() -> None:
             jobs.enqueue(jobs.RECONCILE_APP, pk)
         for pk in unfinished_tenants(SWEEP_LIMIT):
             jobs.enqueue(jobs.RECONCILE_TENANT, pk)
-        for pk in unfinished_instances(SWEEP_LIMIT):
-            jobs.enqueue(jobs.RECONCILE_INSTANCE, pk)
+        for pks in unfinished_instances(SWEEP_LIMIT, 1.0 if backlog(ENGINES) < BACKLOG else BACKLOGGED_S):
+            jobs.enqueue(jobs.START_INSTANCES if len(pks) > 1 else jobs.RECONCILE_INSTANCE, *pks)
 
 
 @shared_task(name="deployments.capsules")

@@ -12,6 +12,7 @@ from apps.deployments.reconcile.instance import reconcile_instance
 from apps.deployments.reconcile.probes import probe_pass
 from apps.deployments.reconcile.routes import gateways_observe, rebuild_discovery
 from apps.deployments.reconcile.shards import probe_shard
+from apps.deployments.reconcile.starting import start_instances
 
 __all__ = [
     "Clients",
@@ -24,4 +25,5 @@ __all__ = [
     "reconcile_app",
     "reconcile_instance",
     "reconcile_tenant",
+    "start_instances",
 ]

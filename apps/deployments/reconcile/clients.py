@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from django.conf import settings
@@ -88,6 +89,10 @@ class Material:
         return held[1]
 
 
+#: As many threads as an engines worker has, times the starts that each has under way.
+POOL = 64
+
+
 class Clients:
     """Engines by host, the publisher, gateways' counters; made when first needed, kept for the life of the process.
 
@@ -111,6 +116,7 @@ class Clients:
         self._lock = threading.Lock()
         self._discovery = discovery
         self._traffic = traffic
+        self._pool: ThreadPoolExecutor | None = None
 
     def engine(self, host: Host) -> HostEngine:
         """Raises EngineError, also where this machine can't prepare the connection (a full disk for its TLS files)."""
@@ -128,6 +134,14 @@ class Clients:
             # Its address or our certificate is another now. Whoever still waits for an answer of the old one gets it.
             held[1].close()
         return engine
+
+    @property
+    def pool(self) -> ThreadPoolExecutor:
+        """For calls of engines side by side: those of a host that hangs are few at a time, so there are enough."""
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(POOL, "engines")
+            return self._pool
 
     @property
     def discovery(self) -> Discovery:

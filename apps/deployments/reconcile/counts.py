@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from django.db.models import Q
 
-from apps.core import events, jobs
+from apps.core import events
 from apps.core.clock import now
 from apps.core.errors import BerthError
 from apps.core.failpoints import reached
@@ -16,7 +16,7 @@ from apps.deployments.backoff import IMMEDIATE_RESTARTS, delay_s
 from apps.deployments.models import App, Instance, ReplicaSet
 from apps.deployments.selectors import live_of, recent_failures, standing_of
 from apps.deployments.services.instances import instance_drain
-from apps.deployments.services.placement import instances_place
+from apps.deployments.services.placement import instances_place, placed_announce
 from apps.deployments.services.spread import followed, wanted_set
 from apps.hosts.models import Host
 
@@ -87,8 +87,7 @@ def _grow(
     reached("instances.placed", app.slug)
     # What did not fit is asked for again by the next pass, which then says why there is no room.
     ReplicaSet.objects.filter(pk=replica_set.pk).update(retry_at=None)
-    for instance in placed:
-        jobs.enqueue(jobs.RECONCILE_INSTANCE, instance.pk)
+    placed_announce(placed)
 
 
 def _waiting(app: App, replica_set: ReplicaSet, missing: int, error: BerthError) -> None:

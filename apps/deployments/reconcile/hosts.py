@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from uuid import UUID
@@ -12,13 +12,13 @@ import structlog
 from django.conf import settings
 from django.db.models import QuerySet
 
-from apps.core import events, jobs
+from apps.core import compiled, events, jobs
 from apps.core.clock import now
 from apps.core.leases import held
 from apps.deployments.models import Instance
 from apps.deployments.models.instances import short_id_of
 from apps.deployments.reconcile.clients import Clients
-from apps.deployments.reconcile.instance import exited, spec_of
+from apps.deployments.reconcile.containers import exited, spec_of
 from apps.deployments.reconcile.routes import publish
 from apps.deployments.services.failing import instance_broken
 from apps.deployments.services.instances import instance_lost
@@ -47,8 +47,10 @@ def observe_host(host_id: int, clients: Clients) -> None:
         asked_at = now()
         # Before the engine is asked: what starts meanwhile is not in its answer. No clock tells that apart, since
         # another machine's wrote when it started.
-        rows = _with_container(host.pk).values_list("pk", "container_id", "uid")
-        expected = {pk: (container_id, uid) for pk, container_id, uid in rows}
+        held_here = compiled.select(_held_on, {"host_id": host.pk})
+        expected = {
+            pk: (container_id, uid) for pk, container_id, uid, status in held_here if status in Instance.WITH_CONTAINER
+        }
         try:
             engine = clients.engine(host)
             info = engine.ping()
@@ -57,8 +59,10 @@ def observe_host(host_id: int, clients: Clients) -> None:
             if host_silent(host=host, error=str(error)) == Host.Status.DOWN:
                 _give_up(host)
             return
-        ours = _whose(host.pk, found)
-        clean = _remove_given_up(engine, ours) and not _given_up_slowly(host)
+        ours = _whose({short_id_of(uid) for _, _, uid, _ in held_here}, found)
+        # Gateways may still route to what was given up slowly: its container, or its port, is in use.
+        slowly = any(status == Instance.Status.LOST for *_, status in held_here)
+        clean = _remove_given_up(engine, ours) and not slowly
         host_seen(host=host, engine_version=info.version, at=asked_at, clean=clean)
         if host.cluster.evictions_stopped_at is not None:
             evictions_allowed(cluster_id=host.cluster_id, holding=_silent_holders(host.cluster_id))
@@ -118,10 +122,15 @@ class _Found:
     stray: bool = False
 
 
-def _whose(host_id: int, found: Sequence[Observed]) -> list[_Found]:
-    """Nearly all are of the host's own instances; the others' owners are looked for one by one."""
-    held = Instance.objects.filter(host_id=host_id, released=False).values_list("uid", flat=True)
-    here = {short_id_of(uid) for uid in held}
+def _held_on(*, host_id: int) -> QuerySet[Instance, tuple[int, str, UUID, str]]:
+    rows = Instance.objects.filter(host_id=host_id, released=False).order_by()
+    return rows.values_list("pk", "container_id", "uid", "status")
+
+
+def _whose(here: Collection[str], found: Sequence[Observed]) -> list[_Found]:
+    """Nearly all are of the host's own instances (``here``: their short ids, read before the engine was asked); the
+    others' owners are looked for one by one.
+    """
     ours = []
     for one in found:
         if one.instance in here:
@@ -146,11 +155,6 @@ def _uids(short_id: str) -> tuple[UUID, UUID]:
 
 def _with_container(host_id: int) -> QuerySet[Instance]:
     return Instance.objects.filter(host_id=host_id, released=False, status__in=Instance.WITH_CONTAINER)
-
-
-def _given_up_slowly(host: Host) -> bool:
-    """Whether something was given up here that gateways may still route to: its container, or its port, is in use."""
-    return Instance.objects.filter(host=host, released=False, status=Instance.Status.LOST).exists()
 
 
 def _silent_holders(cluster_id: int) -> set[int]:

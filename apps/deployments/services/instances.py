@@ -6,7 +6,7 @@ instances too, and the other way round the two would wait for each other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +16,7 @@ from django.db.models import Q, QuerySet
 
 from apps.core import compiled, events, jobs
 from apps.core.clock import after, now
+from apps.core.models import Event
 from apps.deployments.checks import readiness_of
 from apps.deployments.models import Instance, ReplicaSet
 from apps.deployments.services import candidates
@@ -30,41 +31,80 @@ Status = Instance.Status
 
 def _move(instance: Instance, old: Iterable[str], new: str, **changes: Any) -> bool:
     """Compare and swap; what was changed is changed in ``instance`` too."""
+    return bool(_move_all([instance], old, new, **changes))
+
+
+def _move_all(instances: Sequence[Instance], old: Iterable[str], new: str, **changes: Any) -> list[Instance]:
+    """The same for several at once, part of the caller's transaction. Returns those that were moved."""
     fixed = {name: value for name, value in changes.items() if value is None or isinstance(value, bool)}
     values = {name: value for name, value in changes.items() if name not in fixed}
+    pks = {f"pk{number}": one.pk for number, one in enumerate(instances)}
 
-    def build(*, pk: int, status_since: datetime, **values: Any) -> tuple[QuerySet[Instance], dict[str, Any]]:
-        rows = Instance.objects.filter(pk=pk, status__in=list(old), released=False)
-        return rows, {"status": new, "status_since": status_since, **fixed, **values}
+    def build(*, at: datetime, **given: Any) -> tuple[QuerySet[Instance], dict[str, Any]]:
+        rows = Instance.objects.filter(pk__in=[given.pop(name) for name in pks], status__in=list(old), released=False)
+        return rows, {"status": new, "status_since": at, **fixed, **given}
 
-    given = {"pk": instance.pk, "status_since": now(), **values}
-    if not compiled.update(build, given, (tuple(old), new, *fixed.items(), *values)):
-        return False
-    for name, value in {"status": new, **changes}.items():
-        setattr(instance, "rebuild_as_id" if name == "rebuild_as" else name, value)
-    return True
+    at = now()
+    shape = (len(pks), tuple(old), new, *fixed.items(), *values)
+    moved = compiled.update(build, {**pks, "at": at, **values}, shape)
+    left = list(instances)
+    if 0 < moved < len(left):
+        # Somebody moved some of them first. Those that are ours now are locked by us, and say when that was.
+        ours = Instance.objects.filter(pk__in=list(pks.values()), status=new, status_since=at)
+        mine = set(ours.values_list("pk", flat=True))
+        left = [one for one in left if one.pk in mine]
+    elif not moved:
+        left = []
+    for one in left:
+        for name, value in {"status": new, **changes}.items():
+            setattr(one, "rebuild_as_id" if name == "rebuild_as" else name, value)
+    return left
 
 
 def _record(instance: Instance, code: str, message: str, level: str = "info", **detail: str) -> None:
-    events.record(
-        code,
-        message,
+    events.append([_event(instance, code, message, level, **detail)])
+
+
+def _event(instance: Instance, code: str, message: str, level: str = "info", **detail: str) -> Event:
+    return Event(
+        code=code,
+        message=message,
         level=level,
         tenant_id=instance.app.tenant_id,
         app_id=instance.app_id,
         host_id=instance.host_id,
-        instance=str(instance.uid),
-        **detail,
+        detail={"instance": str(instance.uid), **detail},
     )
 
 
-def instance_starting(*, instance: Instance) -> bool:
-    return _move(instance, [Status.PLACED], Status.STARTING, deadline_at=after(settings.START_DEADLINE_S))
+@transaction.atomic
+def instances_starting(*, instances: Sequence[Instance]) -> list[Instance]:
+    """Those of them that were moved."""
+    if not instances:
+        return []
+    _in_order(instances)
+    return _move_all(instances, [Status.PLACED], Status.STARTING, deadline_at=after(settings.START_DEADLINE_S))
 
 
 @transaction.atomic
-def instance_started(*, instance: Instance, container_id: str) -> bool:
-    """Its container runs; whether it is ready is another question."""
+def instances_started(*, containers: Mapping[Instance, str]) -> list[Instance]:
+    """Their containers (by id) run; whether they are ready is another question. Those that were moved."""
+    _in_order(list(containers))
+    return [one for one, container_id in containers.items() if _started(one, container_id)]
+
+
+def _in_order(instances: Sequence[Instance]) -> None:
+    """Lock several rows in the order of their ids, as everybody does: no two wait for each other in a ring."""
+    if len(instances) > 1:
+        compiled.select(_rows, {f"pk{number}": one.pk for number, one in enumerate(instances)}, len(instances))
+
+
+def _rows(**pks: int) -> QuerySet[Instance, tuple[int]]:
+    rows = Instance.objects.filter(pk__in=list(pks.values())).order_by("pk")
+    return rows.select_for_update(no_key=True).values_list("pk")
+
+
+def _started(instance: Instance, container_id: str) -> bool:
     return _move(
         instance,
         [Status.STARTING],
@@ -80,20 +120,34 @@ def _start_period(instance: Instance) -> int:
     return readiness_of(instance.replica_set.release).start_period_s or settings.READY_DEADLINE_S
 
 
-@transaction.atomic
 def instance_ready(*, instance: Instance) -> bool:
     """It answered its check: from the next publication on it gets traffic."""
-    app_taken(app_id=instance.app_id)
+    return bool(instances_ready(instances=[instance]))
+
+
+@transaction.atomic
+def instances_ready(*, instances: Sequence[Instance]) -> list[Instance]:
+    """The same for several of one app, which is published anew once. Those that were moved."""
+    if not instances:
+        return []
+    app_id = instances[0].app_id
+    app_taken(app_id=app_id)
+    _in_order(instances)
+    moved = _well([one for one in instances if one.ready_at])
+    moved += _well([one for one in instances if not one.ready_at], ready_at=now())
+    if moved:
+        events.append([_event(one, "instance.ready", f"Instance {one.short_id} is ready.") for one in moved])
+        route_touch(app_id=app_id)
+    return moved
+
+
+def _well(instances: Sequence[Instance], **changes: Any) -> list[Instance]:
+    if not instances:
+        return []
     well: dict[str, Any] = {"failures": 0, "failing_since": None, "code": "", "reason": "", "exit_code": None}
     # Published anew, it is unpublished anew.
-    well |= {"unrouted_epoch": "", "unrouted_zxid": 0, "unrouted_at": None}
-    if not instance.ready_at:
-        well["ready_at"] = now()
-    if not _move(instance, [Status.RUNNING], Status.HEALTHY, deadline_at=None, was_routed=True, **well):
-        return False
-    _record(instance, "instance.ready", f"Instance {instance.short_id} is ready.")
-    route_touch(app_id=instance.app_id)
-    return True
+    well |= {"unrouted_epoch": "", "unrouted_zxid": 0, "unrouted_at": None, **changes}
+    return _move_all(instances, [Status.RUNNING], Status.HEALTHY, deadline_at=None, was_routed=True, **well)
 
 
 @transaction.atomic

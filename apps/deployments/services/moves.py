@@ -20,7 +20,7 @@ from apps.core.clock import after, now
 from apps.deployments.models import App, Instance, ReplicaSet, Rollout
 from apps.deployments.services.apps import app_locked, route_touch
 from apps.deployments.services.instances import instance_drain
-from apps.deployments.services.placement import instances_place
+from apps.deployments.services.placement import instances_place, placed_announce
 from apps.deployments.services.strategies import LONGEST_S, first_batch, share
 
 Phase, Status = Rollout.Phase, Rollout.Status
@@ -195,8 +195,7 @@ def rollout_begin(*, rollout: Rollout, place: bool) -> bool:
     if rollout.target is None:
         return False
     if place and count:
-        for instance in instances_place(replica_set=rollout.target, count=count):
-            jobs.enqueue(jobs.RECONCILE_INSTANCE, instance.pk)
+        placed_announce(instances_place(replica_set=rollout.target, count=count))
     release = rollout.target.release
     events.record(
         "rollout.started",

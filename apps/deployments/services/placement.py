@@ -12,8 +12,8 @@ The order in which rows are locked is everybody's: app, cluster (who queues), qu
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from uuid import uuid4
@@ -22,7 +22,7 @@ from zlib import crc32
 from django.conf import settings
 from django.db import transaction
 
-from apps.core import compiled
+from apps.core import compiled, jobs
 from apps.core.clock import after
 from apps.core.errors import Conflict
 from apps.deployments.models import App, Instance, Release, ReplicaSet
@@ -31,6 +31,7 @@ from apps.deployments.scheduler.pipeline import place
 from apps.deployments.scheduler.ports import next_ports
 from apps.deployments.scheduler.types import Candidate, Decision, Placed, Request
 from apps.deployments.scheduler.weighers import ZONE, chosen
+from apps.deployments.selectors import TOGETHER, batched
 from apps.deployments.services import candidates
 from apps.deployments.services.rules import rules_of
 from apps.hosts.selectors import hosts_of, ports_taken
@@ -116,6 +117,16 @@ def instances_place(
         except Contended:
             continue
     raise PlacementContended(f"The cluster was too busy to place this in {ATTEMPTS} attempts. Try again.")
+
+
+def placed_announce(placed: Iterable[Instance]) -> None:
+    """Have them started: part of the transaction that placed them. A host that hangs keeps only its own waiting."""
+    by_host: dict[int, list[int]] = defaultdict(list)
+    for one in placed:
+        by_host[one.host_id].append(one.pk)
+    for pks in by_host.values():
+        for some in batched(pks, TOGETHER):
+            jobs.enqueue(jobs.START_INSTANCES, *some)
 
 
 def _attempt(ask: Ask, *, optimistic: bool) -> list[Instance]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from django.db import transaction
 
-from apps.core import events, jobs
+from apps.core import events
 from apps.deployments.models import App, ReplicaSet, Rollout
 from apps.deployments.services.apps import app_locked, not_going, route_touch
-from apps.deployments.services.placement import instances_place
+from apps.deployments.services.placement import instances_place, placed_announce
 from apps.deployments.services.releases import BOUNDS, ReleaseInvalid
 from apps.deployments.services.rollouts import NotDeployed, RolloutInProgress
 from apps.deployments.services.spread import GlobalHasNoCount
@@ -41,8 +41,7 @@ def app_scale(*, app: App, instances: int, by: User) -> App:
         return app
     ReplicaSet.objects.filter(pk=serving.pk).update(wanted=instances, retry_at=None)
     if instances > before:
-        for one in instances_place(replica_set=serving, count=instances - before):
-            jobs.enqueue(jobs.RECONCILE_INSTANCE, one.pk)
+        placed_announce(instances_place(replica_set=serving, count=instances - before))
     events.record(
         "app.scaled",
         f"Scaled from {before} to {instances} instances.",

@@ -9,7 +9,7 @@ import pytest
 from apps.core.clock import now
 from apps.deployments.models import FailureCapsule, Instance, NoLog
 from apps.deployments.reconcile.capsules import capture, container_name, signal_of
-from apps.deployments.reconcile.instance import spec_of
+from apps.deployments.reconcile.containers import spec_of
 from apps.deployments.services.capsules import KEPT_OF_APP, capsules_expire
 from apps.deployments.services.rollouts import undeploy
 from apps.deployments.tests.steps import deploy

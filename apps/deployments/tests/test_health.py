@@ -213,7 +213,7 @@ def test_restarts_are_three_at_once_then_ever_rarer_and_forgotten_after_a_calm_w
         assert unfinished_instances(10) == []
         assert next_to_start(one.host_id) == []
         Instance.objects.update(retry_at=now() - timedelta(seconds=1))
-        assert unfinished_instances(10) == [one.pk]
+        assert unfinished_instances(10) == [(one.pk,)]
         reconcile_instance(one.pk, loop.clients)
         assert _only().status == Status.HEALTHY
     Instance.objects.update(status_since=now() - timedelta(minutes=6))
@@ -232,7 +232,7 @@ def test_one_that_rests_can_be_drained_and_leaves_nothing(app, world, loop):
     app.replica_sets.update(wanted=0)
     assert instance_drain(instance=resting)
     Instance.objects.update(status_since=now() - timedelta(seconds=5))
-    assert unfinished_instances(10) == [one.pk], "its rest does not hold up its end"
+    assert unfinished_instances(10) == [(one.pk,)], "its rest does not hold up its end"
     loop.settle()
     nothing_held(app)
 

@@ -30,7 +30,8 @@ def host_seen(*, host: Host, engine_version: str, at: datetime | None = None, cl
     if not clean:
         return
     waiting = [Host.Status.JOINING, Host.Status.SUSPECT, Host.Status.DOWN]
-    if Host.objects.filter(pk=host.pk, status__in=waiting).update(status=Host.Status.READY):
+    # Whoever looks at a host holds its lease, so what it was read as is what it is.
+    if host.status in waiting and Host.objects.filter(pk=host.pk, status__in=waiting).update(status=Host.Status.READY):
         events.record("host.ready", f"Host {host.name} answers.", host_id=host.pk)
 
 
