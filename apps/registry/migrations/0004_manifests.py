@@ -5,88 +5,148 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('registry', '0003_deleting'),
+        ("registry", "0003_deleting"),
     ]
 
     operations = [
         migrations.AddField(
-            model_name='repository',
-            name='is_public',
-            field=models.BooleanField(db_default=False, default=False, help_text='anybody may pull it, without signing in'),
+            model_name="repository",
+            name="is_public",
+            field=models.BooleanField(
+                db_default=False, default=False, help_text="anybody may pull it, without signing in"
+            ),
         ),
         migrations.AddField(
-            model_name='version',
-            name='deleting_at',
-            field=models.DateTimeField(blank=True, help_text='deleted: not to be deployed any more', null=True),
+            model_name="version",
+            name="deleting_at",
+            field=models.DateTimeField(blank=True, help_text="deleted: not to be deployed any more", null=True),
         ),
         migrations.CreateModel(
-            name='Manifest',
+            name="Manifest",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('digest', models.CharField(max_length=71)),
-                ('media_type', models.CharField(blank=True, max_length=120)),
-                ('kind', models.CharField(choices=[('unknown', 'Unknown'), ('image', 'Image'), ('index', 'Index'), ('artifact', 'Artifact')], default='unknown', max_length=10)),
-                ('size_bytes', models.PositiveBigIntegerField(default=0, help_text="its own bytes and its blobs', what is compressed as it is; of an index all its images'")),
-                ('platforms', models.JSONField(default=list, help_text='[{"os", "architecture", "variant"}]; of an artifact none')),
-                ('config', models.JSONField(default=dict, help_text="of the image's configuration: labels, ports, user, entrypoint, stop signal, created")),
-                ('pushed_by', models.CharField(blank=True, max_length=150)),
-                ('pushed_at', models.DateTimeField()),
-                ('described_at', models.DateTimeField(blank=True, help_text='when its content was read', null=True)),
-                ('describe_after', models.DateTimeField(blank=True, help_text='not before: a reading failed; the next is later each time', null=True)),
-                ('describe_failures', models.PositiveSmallIntegerField(default=0)),
-                ('deleting_at', models.DateTimeField(blank=True, help_text='the registry is to delete it', null=True)),
-                ('repository', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='manifests', to='registry.repository')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("digest", models.CharField(max_length=71)),
+                ("media_type", models.CharField(blank=True, max_length=120)),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[
+                            ("unknown", "Unknown"),
+                            ("image", "Image"),
+                            ("index", "Index"),
+                            ("artifact", "Artifact"),
+                        ],
+                        default="unknown",
+                        max_length=10,
+                    ),
+                ),
+                (
+                    "size_bytes",
+                    models.PositiveBigIntegerField(
+                        default=0,
+                        help_text="its own bytes and its blobs', what is compressed as it is; of an index all its images'",
+                    ),
+                ),
+                (
+                    "platforms",
+                    models.JSONField(
+                        default=list, help_text='[{"os", "architecture", "variant"}]; of an artifact none'
+                    ),
+                ),
+                (
+                    "config",
+                    models.JSONField(
+                        default=dict,
+                        help_text="of the image's configuration: labels, ports, user, entrypoint, stop signal, created",
+                    ),
+                ),
+                ("pushed_by", models.CharField(blank=True, max_length=150)),
+                ("pushed_at", models.DateTimeField()),
+                ("described_at", models.DateTimeField(blank=True, help_text="when its content was read", null=True)),
+                (
+                    "describe_after",
+                    models.DateTimeField(
+                        blank=True, help_text="not before: a reading failed; the next is later each time", null=True
+                    ),
+                ),
+                ("describe_failures", models.PositiveSmallIntegerField(default=0)),
+                ("deleting_at", models.DateTimeField(blank=True, help_text="the registry is to delete it", null=True)),
+                (
+                    "repository",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="manifests", to="registry.repository"
+                    ),
+                ),
             ],
             options={
-                'ordering': ('-pushed_at', '-id'),
+                "ordering": ("-pushed_at", "-id"),
             },
         ),
         migrations.CreateModel(
-            name='Part',
+            name="Part",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('digest', models.CharField(max_length=71)),
-                ('kind', models.CharField(choices=[('layer', 'Layer'), ('config', 'Config'), ('manifest', 'Manifest')], max_length=10)),
-                ('size_bytes', models.PositiveBigIntegerField(help_text='as it is stored')),
-                ('position', models.PositiveSmallIntegerField(default=0)),
-                ('manifest', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='parts', to='registry.manifest')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("digest", models.CharField(max_length=71)),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[("layer", "Layer"), ("config", "Config"), ("manifest", "Manifest")], max_length=10
+                    ),
+                ),
+                ("size_bytes", models.PositiveBigIntegerField(help_text="as it is stored")),
+                ("position", models.PositiveSmallIntegerField(default=0)),
+                (
+                    "manifest",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="parts", to="registry.manifest"
+                    ),
+                ),
             ],
             options={
-                'ordering': ('manifest_id', 'position'),
+                "ordering": ("manifest_id", "position"),
             },
         ),
         migrations.AddIndex(
-            model_name='manifest',
-            index=models.Index(condition=models.Q(('described_at', None)), fields=['describe_after'], name='manifest_to_describe'),
+            model_name="manifest",
+            index=models.Index(
+                condition=models.Q(("described_at", None)), fields=["describe_after"], name="manifest_to_describe"
+            ),
         ),
         migrations.AddIndex(
-            model_name='manifest',
-            index=models.Index(condition=models.Q(('deleting_at__isnull', False)), fields=['deleting_at'], name='manifest_to_delete'),
+            model_name="manifest",
+            index=models.Index(
+                condition=models.Q(("deleting_at__isnull", False)), fields=["deleting_at"], name="manifest_to_delete"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='manifest',
-            constraint=models.UniqueConstraint(fields=('repository', 'digest'), name='manifest_once'),
+            model_name="manifest",
+            constraint=models.UniqueConstraint(fields=("repository", "digest"), name="manifest_once"),
         ),
         migrations.AddConstraint(
-            model_name='manifest',
-            constraint=models.CheckConstraint(condition=models.Q(('digest__regex', '\\Asha256:[0-9a-f]{64}\\Z')), name='manifest_digest_is_sha256'),
+            model_name="manifest",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("digest__regex", "\\Asha256:[0-9a-f]{64}\\Z")), name="manifest_digest_is_sha256"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='manifest',
-            constraint=models.CheckConstraint(condition=models.Q(('kind__in', ['unknown', 'image', 'index', 'artifact'])), name='manifest_kind_known'),
+            model_name="manifest",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("kind__in", ["unknown", "image", "index", "artifact"])), name="manifest_kind_known"
+            ),
         ),
         migrations.AddIndex(
-            model_name='part',
-            index=models.Index(fields=['digest'], name='registry_pa_digest_a68f5d_idx'),
+            model_name="part",
+            index=models.Index(fields=["digest"], name="registry_pa_digest_a68f5d_idx"),
         ),
         migrations.AddConstraint(
-            model_name='part',
-            constraint=models.UniqueConstraint(fields=('manifest', 'digest'), name='part_once'),
+            model_name="part",
+            constraint=models.UniqueConstraint(fields=("manifest", "digest"), name="part_once"),
         ),
         migrations.AddConstraint(
-            model_name='part',
-            constraint=models.CheckConstraint(condition=models.Q(('digest__regex', '\\Asha256:[0-9a-f]{64}\\Z')), name='part_digest_is_sha256'),
+            model_name="part",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("digest__regex", "\\Asha256:[0-9a-f]{64}\\Z")), name="part_digest_is_sha256"
+            ),
         ),
     ]

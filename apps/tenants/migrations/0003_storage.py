@@ -4,25 +4,33 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('tenants', '0002_deleting'),
+        ("tenants", "0002_deleting"),
     ]
 
     operations = [
         migrations.AddField(
-            model_name='plan',
-            name='storage_mb',
-            field=models.PositiveIntegerField(db_default=10240, default=10240, help_text='images in the registry, each blob counted once (MiB)'),
+            model_name="plan",
+            name="storage_mb",
+            field=models.PositiveIntegerField(
+                db_default=10240, default=10240, help_text="images in the registry, each blob counted once (MiB)"
+            ),
         ),
         migrations.AddField(
-            model_name='quota',
-            name='storage_bytes_used',
-            field=models.PositiveBigIntegerField(db_default=0, default=0, editable=False, help_text="counted from the registry's manifests; a little late"),
+            model_name="quota",
+            name="storage_bytes_used",
+            field=models.PositiveBigIntegerField(
+                db_default=0,
+                default=0,
+                editable=False,
+                help_text="counted from the registry's manifests; a little late",
+            ),
         ),
         migrations.AddField(
-            model_name='quota',
-            name='storage_mb',
-            field=models.PositiveIntegerField(db_default=10240, default=10240, help_text='images in the registry, each blob counted once (MiB)'),
+            model_name="quota",
+            name="storage_mb",
+            field=models.PositiveIntegerField(
+                db_default=10240, default=10240, help_text="images in the registry, each blob counted once (MiB)"
+            ),
         ),
     ]
