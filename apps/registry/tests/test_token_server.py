@@ -16,7 +16,7 @@ from apps.core.models import Event, FailedSignIns
 from apps.registry.models import RefreshToken, Repository, Robot
 from apps.registry.services import sign_in as signing_in
 from apps.registry.services.robots import robot_create, robot_delete, robot_renew
-from apps.registry.services.tokens import Access, parse_scopes
+from apps.registry.services.tokens import Access, granted_to, parse_scopes
 from apps.tenants.models import ApiToken
 from apps.tenants.services.tokens import token_create, token_revoke
 
@@ -326,6 +326,13 @@ def test_a_robot_that_may_not_gets_401(world, shop, secret, case):
     assert _get(login, own, ALL).status_code == 401
 
 
+def test_a_robot_that_is_switched_off_is_given_nothing_whoever_asks_for_it(world, shop):
+    robot, _secret = robot_create(tenant=world.acme, by=world.alice, name="ci")
+    assert granted_to(robot, parse_scopes([ALL])) == [Access("shop", ("pull",))]
+    robot.is_active = False
+    assert granted_to(robot, parse_scopes([ALL])) == []
+
+
 def test_its_last_use_is_noted_once_a_minute(world, shop):
     robot, secret = robot_create(tenant=world.acme, by=world.alice, name="ci")
     assert robot.last_used_at is None
@@ -366,9 +373,9 @@ def test_the_tenants_of_the_name_are_told_once(world, shop):
     assert "203.0.113.7" not in event.message
 
 
-def test_of_a_name_that_nobody_has_nothing_is_told(world, shop):
-    for _ in range(8):
-        _get("brt_" + "y" * 43, "x")
+@pytest.mark.parametrize("name", ["brt_" + "y" * 43, "robot/acme/\0", "al\0ice", "x" * 1000, "ali ce\n"])
+def test_of_a_name_that_nobody_has_nothing_is_told(world, shop, name):
+    assert [_get(name, "x").status_code for _ in range(8)] == [401] * 5 + [429] * 3
     assert not Event.objects.filter(code="registry.sign_in_locked").exists()
 
 
