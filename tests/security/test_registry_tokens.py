@@ -89,10 +89,9 @@ class Forge:
     def foreign(self, **header: Any) -> str:
         return self.sign(self.theirs, self.header(**header), self.claims())
 
-    def unsigned(self, alg: str, signature: str = "") -> str:
-        return (
-            ".".join(_b64(json.dumps(one).encode()) for one in (self.header(alg=alg), self.claims())) + f".{signature}"
-        )
+    def unsigned(self, alg: str, signature: str = "", **header: Any) -> str:
+        parts = (self.header(alg=alg, **header), self.claims())
+        return ".".join(_b64(json.dumps(one).encode()) for one in parts) + f".{signature}"
 
     def hmac(self, secret: bytes, alg: str = "HS256") -> str:
         text = self.unsigned(alg).rpartition(".")[0]

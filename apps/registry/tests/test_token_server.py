@@ -1,4 +1,4 @@
-"""The token server's two forms, refresh tokens, robots, grants on apps, anonymous pulls, and failed sign-ins."""
+"""The token server's two forms, refresh tokens, robots, anonymous pulls, and failed sign-ins."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from django.test import Client
-from guardian.shortcuts import assign_perm
 
 from apps.core.clock import now
 from apps.core.models import Event, FailedSignIns
@@ -162,30 +161,6 @@ def test_public_is_for_signed_in_strangers_too_and_ends_with_the_tenant(world, s
     world.acme.save()
     assert _access(_get("charlie", theirs, ALL)) == {}
     assert Client().get(URL, {"service": SERVICE, "scope": ALL}).status_code == 401
-
-
-# Grants on one app
-
-
-@pytest.mark.parametrize(
-    ("permissions", "granted"),
-    [
-        (["view_app"], None),
-        (["deploy_app"], None),
-        (["pull_app"], {"pull"}),
-        # The registry asks for pull wherever something is written.
-        (["push_app"], {"pull", "push"}),
-        (["manage_app"], {"delete"}),
-        (["pull_app", "push_app", "manage_app"], {"pull", "push", "delete"}),
-    ],
-)
-def test_a_grant_on_an_app_reaches_its_repository(world, shop, permissions, granted):
-    other = world.app("blog")
-    for one in permissions:
-        assign_perm(f"deployments.{one}", world.charlie, shop)
-    _token, secret = token_create(user=world.charlie, name="docker")
-    reply = _get("charlie", secret, ALL, f"repository:{other.slug}:pull,push,delete")
-    assert _access(reply) == ({"shop": granted} if granted else {})
 
 
 # Refresh tokens
