@@ -1,4 +1,4 @@
-"""The runner's command line: ``python -m stack up|down|status|env|logs``."""
+"""The runner's command line: ``python -m stack up|down|restart|status|env|logs``."""
 
 from __future__ import annotations
 
@@ -63,6 +63,16 @@ def status(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def restart(arguments: argparse.Namespace) -> int:
+    """Restarts one part that runs, and waits until it is ready."""
+    env = Environment.open(_directory(arguments.environment), arguments.environment)
+    stack = Stack(env.directory, catalogue.build(env, [arguments.part]), say=_progress)
+    if arguments.part not in stack.states():
+        raise StackError(f"{arguments.part} does not run")
+    stack.restart(arguments.part)
+    return 0
+
+
 def env(arguments: argparse.Namespace) -> int:
     """Prints the variables; secrets are among them."""
     print(_exports(Environment.open(_directory(arguments.environment), arguments.environment)))
@@ -81,10 +91,10 @@ def logs(arguments: argparse.Namespace) -> int:
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m stack", description=__doc__)
     commands = top.add_subparsers(required=True)
-    for command in (up, down, status, env, logs):
+    for command in (up, down, restart, status, env, logs):
         sub = commands.add_parser(command.__name__, help=(command.__doc__ or "").splitlines()[0])
         sub.set_defaults(run=command)
-        if command is logs:
+        if command in (logs, restart):
             sub.add_argument("part")
         sub.add_argument("environment", choices=KINDS)
         if command is up:

@@ -10,7 +10,7 @@ from django.forms import ModelForm
 from django.http import HttpRequest
 from unfold.admin import ModelAdmin
 
-from apps.core.models import Duty, Event
+from apps.core.models import Duty, Event, FailedSignIns
 
 
 def save_changed(obj: Model, form: ModelForm[Any], change: bool) -> None:
@@ -40,3 +40,15 @@ class EventAdmin(ReadOnlyAdmin):
 @admin.register(Duty)
 class DutyAdmin(ReadOnlyAdmin):
     list_display = ("name", "done_at", "lease_until")
+
+
+@admin.register(FailedSignIns)
+class FailedSignInsAdmin(ReadOnlyAdmin):
+    """Deleting a row ends its wait."""
+
+    list_display = ("door", "scope", "address", "count", "last_at", "locked_until")
+    list_filter = ("door", "scope")
+    search_fields = ("address",)
+
+    def has_delete_permission(self, request: HttpRequest, obj: object | None = None) -> bool:
+        return request.user.has_perm("core.delete_failedsignins")

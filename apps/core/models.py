@@ -59,3 +59,28 @@ class Duty(Leased):
 
     def __str__(self) -> str:
         return self.name
+
+
+class FailedSignIns(models.Model):
+    """How often signing in failed lately, and until when it is refused: see apps.core.throttle."""
+
+    class Scope(models.TextChoices):
+        PAIR = "pair"  # one name from one address
+        ADDRESS = "address"
+        NAME = "name"
+
+    key = models.CharField(max_length=64, primary_key=True)
+    door = models.CharField(max_length=20)
+    scope = models.CharField(max_length=8, choices=Scope)
+    address = models.CharField(max_length=50, blank=True)
+    count = models.PositiveIntegerField(default=0, db_default=0)
+    last_at = models.DateTimeField()
+    locked_until = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ("-last_at",)
+        verbose_name_plural = "failed sign-ins"
+        indexes = (models.Index(fields=["last_at"]),)  # what is forgotten
+
+    def __str__(self) -> str:
+        return f"{self.door}: {self.count} of one {self.scope}"

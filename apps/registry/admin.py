@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from django.contrib import admin
+from django.http import HttpRequest
 
 from apps.core.admin import ReadOnlyAdmin
-from apps.registry.models import Repository, Version
+from apps.registry.models import RefreshToken, Repository, Robot, TokenKey, Version
 
 
 @admin.register(Repository)
@@ -20,3 +21,34 @@ class VersionAdmin(ReadOnlyAdmin):
     list_display = ("repository", "tag", "digest", "pushed_by", "pushed_at", "is_current")
     list_select_related = ("repository",)
     search_fields = ("repository__name", "tag", "digest")
+
+
+class _Deletable(ReadOnlyAdmin):
+    def has_delete_permission(self, request: HttpRequest, obj: object | None = None) -> bool:
+        return request.user.has_perm(f"registry.delete_{self.model._meta.model_name}")
+
+
+@admin.register(Robot)
+class RobotAdmin(_Deletable):
+    """Robots can be deleted here; their secrets can't be read."""
+
+    list_display = ("name", "tenant", "repository", "actions", "is_active", "expires_at", "last_used_at")
+    list_select_related = ("tenant", "repository")
+    search_fields = ("name", "tenant__slug", "prefix")
+    exclude = ("digest",)
+
+
+@admin.register(RefreshToken)
+class RefreshTokenAdmin(_Deletable):
+    """What docker login left with clients. Deleting one signs that client out."""
+
+    list_display = ("prefix", "api_token", "robot", "client", "created_at", "expires_at", "last_used_at")
+    list_select_related = ("api_token", "robot__tenant")
+    search_fields = ("prefix", "api_token__user__username", "robot__name")
+    exclude = ("digest",)
+
+
+@admin.register(TokenKey)
+class TokenKeyAdmin(ReadOnlyAdmin):
+    list_display = ("kid", "status", "created_at", "signing_at", "retired_at")
+    exclude = ("private_key",)

@@ -71,6 +71,18 @@ def tags_of(repository: str, *, token: str) -> Listing:
         return Listing(found, complete=len(tags) <= MAX_TAGS)
 
 
+def accepts(token: str, *, url: str = "") -> bool:
+    """Whether the registry (at ``url``, if it is another than ours) trusts the key that signed the token.
+
+    Raises RegistryUnavailable, RepositoryUnreadable.
+    """
+    with _registry(token) as client:
+        reply = client.get(urljoin(url, "/v2/"))
+        if reply.status_code not in {httpx.codes.OK, httpx.codes.UNAUTHORIZED}:
+            reply.raise_for_status()
+        return reply.status_code == httpx.codes.OK
+
+
 def purge(repository: str, digests: Iterable[str], *, token: str) -> bool:
     """Delete every manifest of the repository, and its links to what they are made of, for at most BUDGET_S seconds.
 

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import hmac
+import re
 from datetime import datetime
 
 from django.db.models import F, QuerySet
 
+from apps.core.clock import now
 from apps.core.errors import Missing
-from apps.registry.models import Repository, Version
+from apps.registry.models import RefreshToken, Repository, Robot, Version
+from apps.tenants.models import ApiToken, Tenant
+from apps.tenants.selectors import is_live, token_digest
+
+# What services.robots and services.sign_in make: a prefix and 256 bits in URL-safe base64.
+_SECRET = re.compile(r"br[rf]_[A-Za-z0-9_-]{43}")
 
 
 class VersionMissing(Missing):
     code = "versions.not_found"
+
+
+class RobotMissing(Missing):
+    code = "robots.not_found"
 
 
 def repository_named(name: str) -> Repository | None:
@@ -47,3 +59,46 @@ def tokens_until(repository_name: str) -> datetime | None:
 def repositories_to_list(limit: int) -> QuerySet[Repository]:
     """Those that were not compared with the registry for the longest time."""
     return Repository.objects.filter(deleting_at=None).order_by(F("listed_at").asc(nulls_first=True))[:limit]
+
+
+def robots_of(tenant: Tenant) -> QuerySet[Robot]:
+    """For members of the tenant, who were found to be that."""
+    return tenant.robots.select_related("tenant", "repository").order_by("name")
+
+
+def robot_of(tenant: Tenant, name: str) -> Robot:
+    """Raises RobotMissing."""
+    robot = robots_of(tenant).filter(name=name).first()
+    if robot is None:
+        raise RobotMissing(f"{tenant.slug} has no robot {name[:60]!r}.")
+    return robot
+
+
+def robot_named(login: str) -> Robot | None:
+    """By the user name that it gives: ``robot/{tenant}/{name}``."""
+    kind, _, rest = login.partition("/")
+    tenant, _, name = rest.partition("/")
+    if kind != "robot" or not tenant or not name:
+        return None
+    return Robot.objects.select_related("tenant", "repository").filter(tenant__slug=tenant, name=name).first()
+
+
+def live_robot(login: str, secret: str) -> Robot | None:
+    """The robot of this name, if the secret is its own and it may still be used."""
+    robot = robot_named(login) if _SECRET.fullmatch(secret) else None
+    if robot is None or not hmac.compare_digest(robot.digest, token_digest(secret)):
+        return None
+    return robot if robot.is_live(now()) else None
+
+
+def live_refresh_token(secret: str) -> RefreshToken | None:
+    """The one with this secret, if it and what it was made from may still be used."""
+    if not _SECRET.fullmatch(secret):
+        return None
+    found = RefreshToken.objects.select_related("api_token__user", "robot__tenant", "robot__repository")
+    token = found.filter(prefix=secret[:12], expires_at__gt=now()).first()
+    if token is None or not hmac.compare_digest(token.digest, token_digest(secret)):
+        return None
+    if token.api_token is not None:
+        return token if is_live(token.api_token, ApiToken.Scope.REGISTRY) else None
+    return token if token.robot is not None and token.robot.is_live(now()) else None

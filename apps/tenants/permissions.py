@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from typing import Protocol, TypeGuard, TypeVar
 
+from django.apps import apps as installed
 from django.contrib.auth.models import AnonymousUser
 from django.contrib.contenttypes.models import ContentType
 from django.db.models import Model, Q, QuerySet
@@ -39,6 +40,7 @@ _ROLE_ACTIONS: dict[str, frozenset[Action]] = {
     Role.VIEWER: frozenset({Action.VIEW, Action.PULL}),
 }
 _APP_CREATORS = frozenset({Role.OWNER, Role.ADMIN, Role.DEVELOPER})
+_TENANT_MANAGERS = frozenset({Role.OWNER, Role.ADMIN})
 
 
 class Owned(Protocol):
@@ -104,6 +106,19 @@ def allows(viewer: Viewer, action: Action, owned: Owned) -> bool:
     return scoped(viewer, type(owned)._default_manager.filter(pk=owned.pk), action).exists()
 
 
+def allows_images(viewer: Viewer, action: Action, *, tenant_id: int, slug: str) -> bool:
+    """Whether the viewer may do this to the images of the app ``slug`` of that tenant, whose repository has its name.
+
+    Grants are on apps, and their model is above us: it is found by its name.
+    """
+    role = role_in(viewer, tenant_id)
+    if role is not None and action in _ROLE_ACTIONS[role]:
+        return True
+    app_model = installed.get_model("deployments", "App")
+    named = app_model._default_manager.filter(slug=slug, tenant_id=tenant_id)
+    return scoped(viewer, named, action).exists()
+
+
 def require(viewer: Viewer, action: Action, owned: Owned) -> None:
     """Raises Denied. For objects that the viewer was already found to see; strangers never come this far."""
     if not allows(viewer, action, owned):
@@ -114,6 +129,16 @@ def require_owner(viewer: Viewer, tenant: Tenant) -> None:
     """Raises Denied. For tenants that the viewer is a member of."""
     if role_in(viewer, tenant.pk) != Role.OWNER:
         raise Denied("Only an owner of the tenant may do this.")
+
+
+def manages_tenant(viewer: Viewer, tenant: Tenant) -> bool:
+    return role_in(viewer, tenant.pk) in _TENANT_MANAGERS
+
+
+def require_manager(viewer: Viewer, tenant: Tenant) -> None:
+    """Raises Denied. For tenants that the viewer is a member of."""
+    if not manages_tenant(viewer, tenant):
+        raise Denied("Only an owner or admin of the tenant may do this.")
 
 
 def grants_end(row: Model) -> None:

@@ -60,16 +60,23 @@ def live_token(secret: str, scope: str) -> ApiToken | None:
     """The live token with this secret, if it has the scope and its user is active. Notes its use once a minute."""
     if not _SECRET.fullmatch(secret):
         return None
-    at = now()
-    token = (
-        ApiToken.objects.select_related("user")
-        .filter(Q(expires_at=None) | Q(expires_at__gt=at), prefix=secret[:12])
-        .first()
-    )
+    token = ApiToken.objects.select_related("user").filter(prefix=secret[:12]).first()
     if token is None or not hmac.compare_digest(token.digest, token_digest(secret)):
         return None
-    if scope not in token.scopes or not token.user.is_active:
+    if not is_live(token, scope):
         return None
+    note_use(token)
+    return token
+
+
+def is_live(token: ApiToken, scope: str) -> bool:
+    """Whether it may still be used for this."""
+    in_time = token.expires_at is None or token.expires_at > now()
+    return in_time and scope in token.scopes and token.user.is_active
+
+
+def note_use(token: ApiToken) -> None:
+    """A write a minute, however often it is used."""
+    at = now()
     stale = Q(last_used_at=None) | Q(last_used_at__lt=at - timedelta(minutes=1))
     ApiToken.objects.filter(stale, pk=token.pk).update(last_used_at=at)
-    return token

@@ -16,6 +16,7 @@ urlpatterns = [
     path("v1/tenants/<slug:slug>/events/stream/", streams.TenantStream.as_view(), name="api-tenant-stream"),
     path("v1/apps/<slug:slug>/events/stream/", streams.AppStream.as_view(), name="api-app-stream"),
     path("v1/", include("apps.tenants.api.urls")),
+    path("v1/", include("apps.registry.api.robot_urls")),
     path("v1/", include("apps.deployments.api.urls")),
     path("v1/", include("apps.hosts.api.urls")),
     re_path(r".*", api_not_found),

@@ -222,6 +222,10 @@ REGISTRY_CA = env.str("BERTH_REGISTRY_CA", default="")
 REGISTRY_SERVICE = env.str("BERTH_REGISTRY_SERVICE", default="berth-registry")
 REGISTRY_ISSUER = env.str("BERTH_REGISTRY_ISSUER", default="berth")
 REGISTRY_TOKEN_KEY = env.str("BERTH_REGISTRY_TOKEN_KEY", default="")
+# The registry's rootcertbundle, which manage.py registry_key_rotate writes.
+REGISTRY_TOKEN_CERT = env.str("BERTH_REGISTRY_TOKEN_CERT", default="")
+# So long after its last use docker's sign-in ends.
+REGISTRY_REFRESH_DAYS = max(1, env.int("BERTH_REGISTRY_REFRESH_DAYS", default=90))
 REGISTRY_NOTIFICATION_SECRET = env.str("BERTH_REGISTRY_NOTIFICATION_SECRET", default="")
 
 # Seconds. How long each waiting state of the loop may last; what outlives it ends with a reason.

@@ -62,6 +62,11 @@ SCOPES: Final[dict[str, Text]] = {
     "api": _("the API"),
     "registry": _("the registry"),
 }
+ROBOT_ACTIONS: Final[dict[str, Text]] = {
+    "pull": _("pull"),
+    "push": _("push"),
+    "delete": _("delete"),
+}
 
 #: code -> a sentence with the next step. Shown alone where the service's own sentence can't be shown, and before
 #: that sentence where the reader's language is not English, in which the services speak.
@@ -70,6 +75,7 @@ CODES: Final[dict[str, Text]] = {
     "apps.deleting": _("The app is being deleted: nothing of it can be changed any more."),
     "apps.not_deployed": _("The app runs nothing that could be undeployed."),
     "apps.not_found": _("There is no such app that you can see."),
+    "auth.throttled": _("Too many failed sign-ins. Wait, then try again with the right secret."),
     "conflict": _("This does not go together with what happens right now. Look again, then retry."),
     "container.refused": _("The container could not be created as asked. Check the release's settings."),
     "discovery.unavailable": _("Routing can't be changed at the moment. What serves, serves on; try again soon."),
@@ -113,6 +119,8 @@ CODES: Final[dict[str, Text]] = {
     "platform.error": _("Something of ours broke. It was logged; try again, then tell the platform's operators."),
     "platform.unavailable": _("The platform can't do this at the moment. Try again soon."),
     "quota.exceeded": _("The tenant's quota has no room for this. Stop something, or ask an admin for more."),
+    "registry.push_refused": _("Nothing can be pushed to this repository now. Pulls and deletes go on."),
+    "registry.sign_in_refused": _("The user name or the secret is not valid (any more)."),
     "registry.unavailable": _("The registry does not answer. Try again soon."),
     "registry.repository_unreadable": _("The registry can't read this repository. Tell the platform's operators."),
     "registry.unconfigured": _("The registry is not set up yet. Tell the platform's operators."),
@@ -120,6 +128,10 @@ CODES: Final[dict[str, Text]] = {
     "request.invalid": _("What was sent can't be used."),
     "request.too_large": _("What was sent is too large: 3 MiB at most."),
     "request.refused": _("This was refused."),
+    "robots.invalid": _("The robot can't be made like this."),
+    "robots.name_taken": _("The tenant has a robot of this name already. Choose another."),
+    "robots.not_found": _("The tenant has no such robot."),
+    "robots.too_many": _("The tenant has as many robots as it may have. Delete some first."),
     "rollout.deadline": _("Not everything was done in time."),
     "rollout.unpublished": _("Everything is ready, but the route is not published yet. The platform keeps trying."),
     "rollout.superseded": _("Something newer took its place."),
@@ -159,6 +171,10 @@ EVENTS: Final[dict[str, Text]] = {
     "instance.unhealthy": _("Instance unhealthy"),
     "instance.unready": _("Instance not ready"),
     "placement.waiting": _("Waiting for room"),
+    "registry.sign_in_locked": _("Failed sign-ins to the registry"),
+    "robot.created": _("Robot made"),
+    "robot.deleted": _("Robot deleted"),
+    "robot.renewed": _("New secret for a robot"),
     "rollout.cancelled": _("Rollout cancelled"),
     "rollout.failed": _("Rollout failed"),
     "rollout.refused": _("Deploy refused"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.contrib.auth.views import LogoutView
 from django.urls import include, path
 
-from portal.web.views import account, app, apps, deleting, instance, login, placement, releases, rollouts
+from portal.web.views import account, app, apps, deleting, instance, login, placement, releases, robots, rollouts
 
 app_name = "web"
 
@@ -32,6 +32,9 @@ urlpatterns = [
     path("apps/<slug:slug>/undeploy", app.app_undeploy, name="app-undeploy"),
     path("apps/<slug:slug>/delete", deleting.app_delete_page, name="app-delete"),
     path("tenants/<slug:slug>/delete", deleting.tenant_delete_page, name="tenant-delete"),
+    path("tenants/<slug:slug>/robots", robots.robots_page, name="robots"),
+    path("tenants/<slug:slug>/robots/<slug:name>/renew", robots.robot_renew_now, name="robot-renew"),
+    path("tenants/<slug:slug>/robots/<slug:name>/delete", robots.robot_delete_now, name="robot-delete"),
     path("apps/<slug:slug>/placement", placement.placement_page, name="placement"),
     path("apps/<slug:slug>/placement/<int:pk>", placement.explanation_page, name="explanation"),
     path("account/", account.account, name="account"),

@@ -7,6 +7,7 @@ from django.contrib import admin
 from django.contrib.auth.models import Permission
 from django.urls import reverse
 
+from apps.core import throttle
 from apps.core.duties import due
 from apps.hosts.models import Host
 from apps.tenants.services.tokens import token_create
@@ -27,13 +28,20 @@ def rows(world, loop):
     from apps.deployments.services.rollouts import rollout_start
     from apps.hosts.services.authority import authority
     from apps.hosts.services.joining import join_token_create
+    from apps.registry.services.keys import key_prepare
+    from apps.registry.services.robots import robot_create
+    from apps.registry.services.sign_in import refresh_token_create, sign_in
 
     join_token_create(cluster=world.cluster, by=world.alice)
     authority()
     world.host(tls_ca="CA", tls_certificate="CERT", tls_key="PRIVATE-KEY-TEXT")
     app = world.app()
     world.push(app)
-    token_create(user=world.alice, name="ci")
+    _token, secret = token_create(user=world.alice, name="ci")
+    robot_create(tenant=world.acme, by=world.alice, name="ci")
+    refresh_token_create(signed_in=sign_in(name="alice", secret=secret, address="10.0.0.1"), client="docker")
+    throttle.failed(throttle.Attempt("registry", "alice", "10.0.0.1"))
+    key_prepare()
     rollout_start(
         app=app, version="1.0", by=world.alice, instances=1, settings_=ReleaseSettings(env={"K": "ENV-VALUE-TEXT"})
     )

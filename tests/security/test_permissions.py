@@ -13,6 +13,7 @@ from apps.deployments.services.explain import explain, shown
 from apps.deployments.services.releases import ReleaseSettings
 from apps.deployments.services.rollouts import rollout_start
 from apps.deployments.services.rules import RulesInvalid
+from apps.registry.services.tokens import Access, granted_to
 from apps.tenants.models import Membership
 from apps.tenants.permissions import Action, allows
 
@@ -105,3 +106,29 @@ def test_grants_on_an_app_end_with_it(world, loop):
     loop.settle()
     assert list(apps_visible_to(world.charlie)) == [other]
     assert UserObjectPermission.objects.get().object_pk == str(other.pk)
+
+
+@pytest.mark.parametrize(
+    ("permissions", "granted"),
+    [
+        (["view_app"], set()),
+        (["deploy_app"], set()),
+        (["pull_app"], {"pull"}),
+        # The registry asks for pull wherever something is written.
+        (["push_app"], {"pull", "push"}),
+        (["manage_app"], {"delete"}),
+        (["pull_app", "push_app", "manage_app"], {"pull", "push", "delete"}),
+    ],
+)
+def test_a_grant_on_an_app_reaches_its_repository_and_no_other(world, permissions, granted):
+    app = world.app("shop")
+    world.app("blog")
+    for one in permissions:
+        assign_perm(f"deployments.{one}", world.charlie, app)
+    asked = [Access(name, ("pull", "push", "delete")) for name in ("shop", "blog")]
+    assert {one.name: set(one.actions) for one in granted_to(world.charlie, asked)} == (
+        {"shop": granted} if granted else {}
+    )
+    world.acme.is_active = False
+    world.acme.save()
+    assert granted_to(world.charlie, asked) == []

@@ -1,3 +1,5 @@
+from apps.registry.models.keys import TokenKey
 from apps.registry.models.repositories import Manifest, Part, Repository, Version
+from apps.registry.models.robots import RefreshToken, Robot
 
-__all__ = ["Manifest", "Part", "Repository", "Version"]
+__all__ = ["Manifest", "Part", "RefreshToken", "Repository", "Robot", "TokenKey", "Version"]

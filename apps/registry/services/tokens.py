@@ -6,83 +6,155 @@ Source: distribution/distribution, docs/content/spec/auth/{token,jwt,scope}.md. 
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import re
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import lru_cache
-from pathlib import Path
 
 import jwt
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from django.conf import settings
+from django.contrib.auth.models import AnonymousUser
 
 from apps.core.clock import now
-from apps.core.errors import PlatformError
+from apps.core.errors import Denied
 from apps.registry import selectors
-from apps.registry.models import Repository
+from apps.registry.models import Repository, Robot
+from apps.registry.services.keys import LEEWAY_S, TOKEN_S, RegistryUnconfigured, SigningKey, signing_key
 from apps.tenants.models import User
-from apps.tenants.permissions import Action, allows
+from apps.tenants.permissions import Action, allows_images
 
-TOKEN_S = 300
-#: The registry takes a token for so much longer than it says (distribution 2.8, token.Leeway), and clocks differ.
-LEEWAY_S = 120
+__all__ = ["LEEWAY_S", "TOKEN_S", "RegistryUnconfigured"]
 #: How exactly it is noted until when tokens are about: a write a minute, however often people ask.
 NOTED_S = 60
 MAX_REPOSITORIES = 20
 ALL_ACTIONS = frozenset({"pull", "push", "delete"})
-_SCOPE = re.compile(r"repository(?:\([a-z]+\))?:([a-z0-9]+(?:[._/-][a-z0-9]+)*):([a-z,*]+)")
+_NAME = r"[a-z0-9]+(?:[._/-][a-z0-9]+)*"
+# resourcescope of docs/content/spec/auth/scope.md: the class is optional, and a name may begin with host:port.
+_SCOPE = re.compile(
+    rf"repository(?:\(([a-z0-9]+)\))?:(?:([A-Za-z0-9.-]*(?:\.[A-Za-z0-9.-]+|:[0-9]{{1,5}}|(?<=localhost)))/)?"
+    rf"({_NAME}):([a-z,*]+)"
+)
+#: A person, a robot, or somebody who did not sign in.
+Who = User | AnonymousUser | Robot
 
 
-class RegistryUnconfigured(PlatformError):
-    code = "registry.unconfigured"
+class PushRefused(Denied):
+    """The asker may push, but not now: the sentence is for their client to show."""
+
+    code = "registry.push_refused"
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Actions on one repository, out of pull, push and delete."""
+    """Actions on one repository, out of pull, push and delete. ``kind`` is its class, as "plugin"; mostly empty."""
 
     name: str
     actions: tuple[str, ...]
+    kind: str = ""
+
+    def claim(self) -> dict[str, object]:
+        kind = {"class": self.kind} if self.kind else {}
+        return {"type": "repository", **kind, "name": self.name, "actions": list(self.actions)}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """``pushes`` names the repositories for which nothing but a push was meant: see ``granted``."""
+
+    access: list[Access]
+    pushes: frozenset[str] = field(default_factory=frozenset)
 
 
 def parse_scopes(scopes: Iterable[str]) -> list[Access]:
     """The repositories asked for, each once and at most MAX_REPOSITORIES: a push with mounts asks for two or three.
 
-    What is not a repository scope is left out: nobody here may have it.
+    What is not a repository scope is left out: nobody here may have it. A name that begins with a host is one of ours
+    if the host is our registry, which itself asks for the name alone.
     """
-    asked: dict[str, set[str]] = {}
+    return asked_for(scopes).access
+
+
+def asked_for(scopes: Iterable[str]) -> Asked:
+    """``parse_scopes``, with what was meant by it."""
+    asked: dict[tuple[str, str], set[str]] = {}
+    pushes: set[str] = set()
     for scope in " ".join(scopes).split():
-        if match := _SCOPE.fullmatch(scope):
-            if match[1] not in asked and len(asked) >= MAX_REPOSITORIES:
-                break
-            actions = set(match[2].split(","))
-            wanted = ALL_ACTIONS if "*" in actions else actions & ALL_ACTIONS
-            asked.setdefault(match[1], set()).update(wanted)
-    return [Access(name, tuple(sorted(actions))) for name, actions in asked.items()]
+        match = _SCOPE.fullmatch(scope)
+        if match is None or (match[2] and match[2] not in _own_hosts()):
+            continue
+        key = (match[3], match[1] or "")
+        if key not in asked and len(asked) >= MAX_REPOSITORIES:
+            break
+        actions = set(match[4].split(","))
+        # Who deletes asks for "*" (skopeo) or "delete": that always works, also where a push is refused.
+        if "push" in actions and not actions & {"*", "delete"}:
+            pushes.add(match[3])
+        wanted = ALL_ACTIONS if "*" in actions else actions & ALL_ACTIONS
+        asked.setdefault(key, set()).update(wanted)
+    access = [Access(name, tuple(sorted(actions)), kind) for (name, kind), actions in asked.items()]
+    return Asked(access, frozenset(pushes))
+
+
+def _own_hosts() -> set[str]:
+    return {settings.REGISTRY_PUBLIC, settings.REGISTRY_FOR_HOSTS}
 
 
 _NEEDS = {"pull": Action.PULL, "push": Action.PUSH, "delete": Action.MANAGE}
 
 
-def granted_to(user: User, asked: list[Access]) -> list[Access]:
-    """What of it the user may have: less than asked is the specification's way to say no.
+def push_refusal(repository: Repository) -> str | None:
+    """Why nothing may be pushed to it now, in a sentence for docker to show. The one place that is asked.
+
+    Pulls and deletes go on whatever it says.
+    """
+    return None
+
+
+def granted(who: Who, asked: Asked) -> list[Access]:
+    """What of it they may have. Raises PushRefused where they came to push, may, and can't for now."""
+    access = []
+    for one in granted_to(who, asked.access):
+        repository = selectors.repository_named(one.name)
+        refusal = push_refusal(repository) if repository is not None and "push" in one.actions else None
+        if refusal is None:
+            access.append(one)
+        elif one.name in asked.pushes:
+            raise PushRefused(refusal)
+        elif rest := tuple(action for action in one.actions if action != "push"):
+            access.append(Access(one.name, rest, one.kind))
+    return access
+
+
+def granted_to(who: Who, asked: list[Access]) -> list[Access]:
+    """What of it they may have: less than asked is the specification's way to say no.
 
     Nothing of a repository that is being deleted: its name must not be given away while tokens for it are about.
     """
-    granted = []
+    found = []
     for access in asked:
         repository = selectors.repository_named(access.name)
-        if repository is None:
+        if repository is None or not repository.tenant.is_active:
             continue
-        actions = tuple(action for action in access.actions if allows(user, _NEEDS[action], repository))
+        actions = tuple(action for action in access.actions if _may(who, action, repository))
         if actions and _noted(repository):
-            granted.append(Access(access.name, actions))
-    return granted
+            found.append(Access(access.name, actions, access.kind))
+    return found
+
+
+def _may(who: Who, action: str, repository: Repository) -> bool:
+    if action == "pull" and repository.is_public:
+        return True
+    if _has(who, action, repository):
+        return True
+    # The registry asks for both where something is written (distribution 2.8, appendAccessRecords).
+    return action == "pull" and _has(who, "push", repository)
+
+
+def _has(who: Who, action: str, repository: Repository) -> bool:
+    if isinstance(who, Robot):
+        return who.is_live(now()) and who.may(action, repository)
+    return allows_images(who, _NEEDS[action], tenant_id=repository.tenant_id, slug=repository.name)
 
 
 def _noted(repository: Repository) -> bool:
@@ -103,9 +175,14 @@ class Issued:
     issued_at: str
 
 
-def token_issue(*, subject: str, access: list[Access]) -> Issued:
+def subject_of(who: Who) -> str:
+    """The name by which the registry knows them: it comes back in its notifications."""
+    return who.login if isinstance(who, Robot) else who.get_username()
+
+
+def token_issue(*, subject: str, access: list[Access], key: SigningKey | None = None) -> Issued:
     """Sign a token of five minutes. Raises RegistryUnconfigured where no key is set."""
-    key, kid = _signing_key(settings.REGISTRY_TOKEN_KEY)
+    key = key or signing_key()
     issued = now().replace(microsecond=0)
     claims = {
         "iss": settings.REGISTRY_ISSUER,
@@ -116,9 +193,9 @@ def token_issue(*, subject: str, access: list[Access]) -> Issued:
         "nbf": issued - timedelta(seconds=10),
         "iat": issued,
         "jti": secrets.token_urlsafe(16),
-        "access": [{"type": "repository", "name": one.name, "actions": list(one.actions)} for one in access],
+        "access": [one.claim() for one in access],
     }
-    token = jwt.encode(claims, key, algorithm="RS256", headers={"kid": kid})
+    token = jwt.encode(claims, key.key, algorithm="RS256", headers={"kid": key.kid})
     return Issued(token, TOKEN_S, issued.isoformat().replace("+00:00", "Z"))
 
 
@@ -130,20 +207,3 @@ def purge_token(repository: str) -> str:
 def pull_token(repository: str) -> str:
     """The platform's own credential for one pull of one repository."""
     return token_issue(subject="", access=[Access(repository, ("pull",))]).token
-
-
-@lru_cache(maxsize=4)
-def _signing_key(path: str) -> tuple[RSAPrivateKey, str]:
-    if not path:
-        raise RegistryUnconfigured("BERTH_REGISTRY_TOKEN_KEY names no key: registry tokens can't be signed.")
-    key = serialization.load_pem_private_key(Path(path).read_bytes(), password=None)
-    if not isinstance(key, RSAPrivateKey):
-        raise RegistryUnconfigured("BERTH_REGISTRY_TOKEN_KEY is not an RSA key.")
-    der = key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return key, key_id(der)
-
-
-def key_id(public_der: bytes) -> str:
-    """libtrust's key id: the first 240 bits of SHA-256 in base32, in twelve groups of four."""
-    text = base64.b32encode(hashlib.sha256(public_der).digest()[:30]).decode()
-    return ":".join(text[at : at + 4] for at in range(0, len(text), 4))

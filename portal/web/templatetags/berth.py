@@ -96,6 +96,11 @@ def scope_name(value: str) -> str:
 
 
 @register.filter
+def robot_action(value: str) -> str:
+    return str(texts.ROBOT_ACTIONS.get(value, value))
+
+
+@register.filter
 def event_title(event: Event) -> str:
     return str(texts.EVENTS.get(event.code, event.code))
 
