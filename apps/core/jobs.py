@@ -22,6 +22,9 @@ OBSERVE_HOST = "deployments.observe_host"
 RECONCILE_TENANT = "deployments.reconcile_tenant"
 REBUILD_DISCOVERY = "deployments.rebuild_discovery"
 PROBE_SHARD = "deployments.probe_shard"
+DESCRIBE_MANIFEST = "registry.describe"
+CLEAN_REPOSITORY = "registry.clean"
+DEPLOY_PUSHED = "deployments.deploy_pushed"
 
 
 def enqueue(name: str, *ids: int | str) -> None:

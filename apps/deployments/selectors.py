@@ -27,6 +27,8 @@ from apps.tenants.permissions import Action, Viewer, scoped
 
 #: An instance that lived this long has settled: its end starts no back-off. Seconds.
 SETTLED_S = 300
+#: Events that name an app's repository, and not the app.
+OF_REPOSITORY = ("version.pushed", "version.deleting", "version.deleted")
 
 
 class AppMissing(Missing):
@@ -131,14 +133,14 @@ def versions_of_app(app: App) -> QuerySet[Version]:
 
 def is_event_of(app: App, event: Event) -> bool:
     """Whether ``events_of`` has the event."""
-    pushed = event.code == "version.pushed" and event.tenant_id == app.tenant_id
-    return event.app_id == app.pk or (pushed and event.detail.get("repository") == app.slug)
+    told = event.code in OF_REPOSITORY and event.tenant_id == app.tenant_id
+    return event.app_id == app.pk or (told and event.detail.get("repository") == app.slug)
 
 
 def events_of(app: App) -> QuerySet[Event]:
-    """Its own, and the pushes to its repository: the registry's side knows the name only."""
-    pushes = Q(tenant_id=app.tenant_id, code="version.pushed", detail__repository=app.slug)
-    return Event.objects.filter(Q(app_id=app.pk) | pushes)
+    """Its own, and what befell its repository: the registry's side knows the name only."""
+    told = Q(tenant_id=app.tenant_id, code__in=OF_REPOSITORY, detail__repository=app.slug)
+    return Event.objects.filter(Q(app_id=app.pk) | told)
 
 
 # What the loop reads ------------------------------------------------------------------------------------------

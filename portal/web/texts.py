@@ -155,6 +155,8 @@ CODES: Final[dict[str, Text]] = {
     "tenants.not_found": _("There is no such tenant that you are a member of."),
     "tokens.invalid": _("The token can't be made like this."),
     "tokens.not_found": _("You have no such token."),
+    "versions.deleted": _("That version was deleted. Push it anew and deploy it."),
+    "versions.in_use": _("Something still runs the version, or is about to. Deploy another one first, or undeploy."),
     "versions.not_found": _("The app has no such version. Push it first, or pick one of its versions."),
 }
 EVENTS: Final[dict[str, Text]] = {
@@ -190,6 +192,8 @@ EVENTS: Final[dict[str, Text]] = {
     "tenant.deleted": _("Tenant deleted"),
     "tenant.deleting": _("Deletion of the tenant begun"),
     "undeploy.started": _("Undeploy started"),
+    "version.deleted": _("Version deleted"),
+    "version.deleting": _("Deletion of a version begun"),
     "version.pushed": _("Version pushed"),
 }
 

@@ -65,6 +65,12 @@ class TooManyRollouts(Refused):
     status = 429
 
 
+class VersionDeleted(Conflict):
+    """A release of it can't be gone back to."""
+
+    code = "versions.deleted"
+
+
 class ReleaseMissing(Missing):
     code = "releases.not_found"
 
@@ -103,7 +109,7 @@ def rollback_start(
     *, app: App, release: int | None, by: User, instances: int | None = None, options: Options | None = None
 ) -> Rollout:
     """A rollout to a new release that has the whole content of an old one: of the given number, else of the last that
-    served before the present one. Raises as ``rollout_start`` does, and ReleaseMissing.
+    served before the present one. Raises as ``rollout_start`` does, ReleaseMissing, VersionDeleted.
     """
     require(by, Action.DEPLOY, app)
     _not_too_many(app)
@@ -112,7 +118,7 @@ def rollback_start(
         return _start(
             app,
             by,
-            lambda locked: release_copy(app=locked, of=old, by=by),
+            lambda locked: release_copy(app=locked, of=_kept(old), by=by),
             instances,
             options or Options(),
             Kind.ROLLBACK,
@@ -120,6 +126,16 @@ def rollback_start(
     except BerthError as error:
         _refused(app, by, f"Rolling back to release {old.number}", error, None)
         raise
+
+
+def _kept(release: Release) -> Release:
+    """The release, whose app the caller has locked, unless its version was deleted: that takes the lock too."""
+    release.version.refresh_from_db(fields=["deleting_at"])
+    if release.version.deleting_at is not None:
+        raise VersionDeleted(
+            f"Release {release.number} is made of {release.version.tag}, which was deleted. Push it anew and deploy it."
+        )
+    return release
 
 
 def rollback_target(app: App, number: int | None) -> Release:

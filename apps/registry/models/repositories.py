@@ -129,9 +129,16 @@ class Version(models.Model):
     pushed_at = models.DateTimeField()
     is_current = models.BooleanField(default=True, help_text="what the tag names now")
     deleting_at = models.DateTimeField(null=True, blank=True, help_text="deleted: not to be deployed any more")
+    deleted_at = models.DateTimeField(null=True, blank=True, help_text="since when the tag is out of the registry")
 
     class Meta:
         ordering = ("-pushed_at", "-id")
+        indexes = (
+            # Tags that the registry is to forget.
+            models.Index(
+                fields=["repository"], condition=Q(deleting_at__isnull=False, deleted_at=None), name="version_to_delete"
+            ),
+        )
         constraints = (
             models.UniqueConstraint(fields=["repository", "tag", "digest"], name="version_once"),
             models.UniqueConstraint(

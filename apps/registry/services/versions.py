@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from django.db import transaction
+from django.db.models import Q
 
 from apps.core import events
 from apps.core.clock import now
 from apps.registry.models import Repository, Version
 from apps.registry.models.repositories import DIGEST, TAG
+from apps.registry.services.manifests import manifest_noted, repository_pushed_to
 from apps.tenants.models import Tenant
 
 
@@ -29,35 +31,38 @@ def repository_erase(*, name: str) -> None:
     Repository.objects.filter(name=name, deleting_at__isnull=False).delete()
 
 
-#: A push that was told so much before the repository was made is of an earlier one of its name. Clocks differ a little.
-EARLIER = timedelta(seconds=30)
-
-
 @transaction.atomic
 def version_pushed(
     *, repository: str, tag: str, digest: str, media_type: str, pushed_by: str, pushed_at: datetime
 ) -> Version | None:
-    """Note that the tag named this digest at that time. Safe to repeat and in any order: the latest push wins.
+    """Note that the tag named this digest at that time. Safe to repeat and in any order: the latest push wins, over an
+    earlier deletion too.
 
     Returns None for what can't be ours: a repository that is unknown, being deleted or younger than the push, or a
     tag or digest that is none.
     """
     if not re.fullmatch(TAG, tag) or not re.fullmatch(DIGEST, digest):
         return None
-    # The row lock serialises pushes of one repository, so that two can't both become current.
-    owner = Repository.objects.select_for_update().filter(name=repository).first()
-    if owner is None or owner.deleting_at is not None or pushed_at < owner.created_at - EARLIER:
+    owner = repository_pushed_to(name=repository, at=pushed_at)
+    if owner is None:
         return None
-    rows = Version.objects.filter(repository=owner, tag=tag)
-    current = rows.filter(is_current=True).first()
-    latest = current is None or pushed_at >= current.pushed_at
+    rows = list(Version.objects.filter(repository=owner, tag=tag))
+    known = next((one for one in rows if one.digest == digest), None)
+    if known is not None and known.deleting_at is not None and not _outlives(known, pushed_at):
+        return known
+    manifest_noted(repository=owner, digest=digest, media_type=media_type, pushed_by=pushed_by, pushed_at=pushed_at)
+    current = next((one for one in rows if one.is_current), None)
+    latest = (current is None or pushed_at >= current.pushed_at) and not any(_outlasts(one, pushed_at) for one in rows)
     if current is not None and latest and current.digest != digest:
-        rows.filter(pk=current.pk).update(is_current=False)
-    known = rows.filter(digest=digest).first()
+        Version.objects.filter(pk=current.pk).update(is_current=False)
     if known is not None:
         if latest:
-            rows.filter(pk=known.pk).update(
-                is_current=True, pushed_at=pushed_at, pushed_by=pushed_by or known.pushed_by
+            Version.objects.filter(pk=known.pk).update(
+                is_current=True,
+                pushed_at=pushed_at,
+                pushed_by=pushed_by or known.pushed_by,
+                deleting_at=None,
+                deleted_at=None,
             )
         return known
     version = Version.objects.create(
@@ -81,6 +86,16 @@ def version_pushed(
     return version
 
 
+def _outlives(version: Version, pushed_at: datetime) -> bool:
+    """Whether this push came after the deletion, or is one that whoever deleted the version did not know of."""
+    return pushed_at > (version.deleted_at or version.pushed_at)
+
+
+def _outlasts(version: Version, pushed_at: datetime) -> bool:
+    """Whether the tag was deleted after that push, as this version of it."""
+    return version.deleting_at is not None and not _outlives(version, pushed_at)
+
+
 @transaction.atomic
 def repository_listed(
     *, repository: Repository, tags: dict[str, str], asked_at: datetime, complete: bool = True
@@ -90,7 +105,10 @@ def repository_listed(
     Mends lost notifications. Of a complete listing, a tag that is gone is no longer current; a tag pushed after
     the question stays.
     """
+    going = _going(repository, asked_at)
     for tag, digest in tags.items():
+        if tag in going:
+            continue
         known = Version.objects.filter(repository=repository, tag=tag, is_current=True).first()
         if known is None or (known.digest != digest and known.pushed_at < asked_at):
             version_pushed(
@@ -105,6 +123,12 @@ def repository_listed(
         return
     gone = Version.objects.filter(repository=repository, is_current=True, pushed_at__lt=asked_at)
     gone.exclude(tag__in=tags).update(is_current=False)
+
+
+def _going(repository: Repository, asked_at: datetime) -> set[str]:
+    """Tags that were being deleted when the registry was asked: that it still had them is no push."""
+    going = Version.objects.filter(repository=repository, deleting_at__isnull=False)
+    return set(going.filter(Q(deleted_at=None) | Q(deleted_at__gte=asked_at)).values_list("tag", flat=True))
 
 
 def repository_asked(*, repository: Repository) -> None:

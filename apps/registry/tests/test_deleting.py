@@ -15,8 +15,9 @@ from apps.registry.client import RegistryUnavailable, RepositoryUnreadable, purg
 from apps.registry.models import Repository, Version
 from apps.registry.reconcile import repository_purge
 from apps.registry.selectors import repositories_to_list
+from apps.registry.services.manifests import EARLIER
 from apps.registry.services.tokens import LEEWAY_S, TOKEN_S, Access, granted_to
-from apps.registry.services.versions import EARLIER, repository_close, repository_erase
+from apps.registry.services.versions import repository_close, repository_erase
 
 ASKED = [Access("shop", ("pull", "push"))]
 
