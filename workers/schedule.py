@@ -23,7 +23,9 @@ SCHEDULE: dict[str, dict[str, Any]] = {
     "discovery": _every(30, "deployments.rebuild_discovery"),
     # A duty of once a day, asked about more often: beat counts from its own start.
     "capsules": _every(3600, "deployments.capsules"),
-    "registry": _every(20, "registry.list"),
+    "registry": _every(10, "registry.list"),
+    "registry_describe": _every(5, "registry.describe_due"),
+    "registry_clean": _every(10, "registry.clean"),
     # Once an hour is enough; a message that found no worker is not missed for long.
     "events": _every(300, "core.prune_events"),
 }

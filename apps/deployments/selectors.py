@@ -28,7 +28,7 @@ from apps.tenants.permissions import Action, Viewer, scoped
 #: An instance that lived this long has settled: its end starts no back-off. Seconds.
 SETTLED_S = 300
 #: Events that name an app's repository, and not the app.
-OF_REPOSITORY = ("version.pushed", "version.deleting", "version.deleted")
+OF_REPOSITORY = ("version.pushed", "version.deleting", "version.delete_waits", "version.deleted")
 
 
 class AppMissing(Missing):

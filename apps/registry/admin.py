@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from django.contrib import admin
 from django.http import HttpRequest
+from unfold.admin import TabularInline
 
 from apps.core.admin import ReadOnlyAdmin
-from apps.registry.models import RefreshToken, Repository, Robot, TokenKey, Version
+from apps.registry.models import Manifest, Part, RefreshToken, Repository, Robot, TokenKey, Version
 
 
 @admin.register(Repository)
@@ -52,3 +53,20 @@ class RefreshTokenAdmin(_Deletable):
 class TokenKeyAdmin(ReadOnlyAdmin):
     list_display = ("kid", "status", "created_at", "signing_at", "retired_at")
     exclude = ("private_key",)
+
+
+class PartInline(TabularInline):  # type: ignore[misc]
+    model = Part
+    fields = readonly_fields = ("position", "kind", "digest", "size_bytes")
+    extra = 0
+    can_delete = False
+    max_num = 0
+
+
+@admin.register(Manifest)
+class ManifestAdmin(ReadOnlyAdmin):
+    list_display = ("repository", "digest", "kind", "size_bytes", "pushed_by", "pushed_at", "described_at")
+    list_select_related = ("repository",)
+    list_filter = ("kind",)
+    search_fields = ("repository__name", "digest")
+    inlines = (PartInline,)

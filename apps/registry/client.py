@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import ssl
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import urljoin, urlsplit
+from uuid import uuid4
 
 import httpx
 from django.conf import settings
@@ -25,7 +27,10 @@ MANIFESTS = ", ".join(
         "application/vnd.docker.distribution.manifest.v2+json",
     )
 )
+INDEX = "application/vnd.oci.image.index.v1+json"
 MAX_TAGS = 5000
+#: Bytes; distribution takes no larger manifest.
+MAX_MANIFEST = 4 * 1024 * 1024
 BUDGET_S = 30.0
 
 
@@ -187,6 +192,122 @@ def _checked(text: str) -> str:
 
 
 @contextmanager
+def reading(repository: str, *, token: str) -> Iterator[Reader]:
+    """For some questions about one repository. Raises RegistryUnavailable, RepositoryUnreadable.
+
+    ``token`` may pull it.
+    """
+    with _registry(token) as client:
+        yield Reader(client, repository)
+
+
+@contextmanager
+def editing(repository: str, *, token: str) -> Iterator[Editor]:
+    """The same for changes. ``token`` may pull, push and delete."""
+    with _registry(token) as client:
+        yield Editor(client, repository)
+
+
+class Reader:
+    """None: the registry does not have it (any more)."""
+
+    def __init__(self, client: httpx.Client, repository: str) -> None:
+        self._client = client
+        self._base = f"/v2/{repository}"
+
+    def manifest(self, digest: str) -> tuple[bytes, str] | None:
+        """Its bytes, at most MAX_MANIFEST, and its media type."""
+        return self._bytes(f"{self._base}/manifests/{_checked(digest)}", digest, MAX_MANIFEST)
+
+    def blob(self, digest: str, *, most: int) -> bytes | None:
+        """At most ``most`` bytes of it; what is larger is refused (RepositoryUnreadable)."""
+        found = self._bytes(f"{self._base}/blobs/{_checked(digest)}", digest, most)
+        return None if found is None else found[0]
+
+    def blob_size(self, digest: str) -> int | None:
+        return self._size(f"{self._base}/blobs/{_checked(digest)}")
+
+    def manifest_size(self, digest: str) -> int | None:
+        return self._size(f"{self._base}/manifests/{_checked(digest)}")
+
+    def _size(self, path: str) -> int | None:
+        reply = self._client.head(path, follow_redirects=True)
+        if reply.status_code == httpx.codes.NOT_FOUND:
+            return None
+        reply.raise_for_status()
+        return int(reply.headers["Content-Length"])
+
+    def _bytes(self, path: str, digest: str, most: int) -> tuple[bytes, str] | None:
+        """What is there under this digest, and is what it says: a storage that gives other bytes is not believed."""
+        deadline = time.monotonic() + BUDGET_S
+        # A registry may lead to its object storage for a blob; httpx does not take the token along there.
+        with self._client.stream("GET", path, follow_redirects=True) as reply:
+            if reply.status_code == httpx.codes.NOT_FOUND:
+                return None
+            reply.raise_for_status()
+            held = bytearray()
+            for chunk in reply.iter_bytes():
+                held += chunk
+                if len(held) > most or time.monotonic() > deadline:
+                    raise RepositoryUnreadable(f"{digest[:19]} is larger than {most} bytes, or came too slowly.")
+        if f"sha256:{hashlib.sha256(held).hexdigest()}" != digest:
+            raise RepositoryUnreadable(f"What the registry gave for {digest[:19]} is something else.")
+        return bytes(held), reply.headers.get("Content-Type", "")
+
+
+class Editor:
+    """Each may be repeated: what is gone already is no error."""
+
+    #: An annotation of the empty index that takes a tag away; see ``untag``.
+    MARK = "berth.untag"
+
+    def __init__(self, client: httpx.Client, repository: str) -> None:
+        self._client = client
+        self._base = f"/v2/{repository}"
+
+    def delete(self, digest: str) -> None:
+        """The manifest, with all tags that name it now."""
+        reply = self._client.delete(f"{self._base}/manifests/{_checked(digest)}")
+        if reply.status_code == httpx.codes.METHOD_NOT_ALLOWED:
+            raise RepositoryUnreadable("The registry does not delete: set storage.delete.enabled in its configuration.")
+        if reply.status_code != httpx.codes.NOT_FOUND:
+            reply.raise_for_status()
+
+    def untag(self, tag: str, digest: str) -> None:
+        """Take the tag from this digest, and leave the manifest and its other tags. Nothing where it names another.
+
+        Distribution 3 deletes a tag when asked to. 2.8 only deletes manifests, each with its tags: there the tag is
+        given to an empty index first, which is then deleted (so does regclient's TagDelete).
+        """
+        if self.names(tag) != digest:
+            return
+        reply = self._client.delete(f"{self._base}/manifests/{tag}")
+        if reply.status_code in (httpx.codes.BAD_REQUEST, httpx.codes.METHOD_NOT_ALLOWED):
+            # With a mark of its own, so that deleting it takes no other tag along.
+            empty = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [], "annotations": {self.MARK: str(uuid4())}}
+            put = self._client.put(
+                f"{self._base}/manifests/{tag}", content=json.dumps(empty), headers={"Content-Type": INDEX}
+            )
+            put.raise_for_status()
+            self.delete(put.headers["Docker-Content-Digest"])
+        elif reply.status_code != httpx.codes.NOT_FOUND:
+            reply.raise_for_status()
+
+    def names(self, tag: str) -> str:
+        """The digest that the tag names; empty for none."""
+        reply = self._client.head(f"{self._base}/manifests/{tag}")
+        if reply.status_code == httpx.codes.NOT_FOUND:
+            return ""
+        reply.raise_for_status()
+        return _checked(reply.headers["Docker-Content-Digest"])
+
+    def is_mark(self, digest: str) -> bool:
+        """Whether it is what an ``untag`` left behind that was not finished."""
+        reply = self._client.get(f"{self._base}/manifests/{_checked(digest)}")
+        return reply.is_success and len(reply.content) < 1000 and f'"{self.MARK}"' in reply.text
+
+
+@contextmanager
 def _registry(token: str) -> Iterator[httpx.Client]:
     """A client for a few questions; what goes wrong in the block becomes one of our errors."""
     headers = {"Authorization": f"Bearer {token}", "Accept": MANIFESTS}
@@ -194,7 +315,7 @@ def _registry(token: str) -> Iterator[httpx.Client]:
     try:
         with httpx.Client(base_url=settings.REGISTRY_URL, headers=headers, verify=verify, timeout=5) as client:
             yield client
-    except httpx.ConnectError as error:
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         raise RegistryUnavailable(f"The registry did not answer: {error!r}") from error
     except (httpx.HTTPError, KeyError, ValueError) as error:
         raise RepositoryUnreadable(f"The registry did not answer as it should: {error!r}") from error

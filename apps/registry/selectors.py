@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hmac
 import re
+from collections.abc import Iterable
 from datetime import datetime
 
-from django.db.models import F, QuerySet
+from django.db.models import Case, F, Q, QuerySet, When
 
 from apps.core.clock import now
 from apps.core.errors import Missing
-from apps.registry.models import RefreshToken, Repository, Robot, Version
+from apps.registry.models import Manifest, Part, RefreshToken, Repository, Robot, Version
 from apps.tenants.models import ApiToken, Tenant
 from apps.tenants.selectors import is_live, token_digest
 
@@ -47,18 +48,15 @@ def version_of(repository_name: str, tag: str) -> Version:
 
 
 def digests_of(repository_name: str) -> list[str]:
-    """All that was ever pushed under a tag, as far as it was told."""
-    return sorted(set(Version.objects.filter(repository__name=repository_name).values_list("digest", flat=True)))
+    """All that was ever pushed, as far as it was told."""
+    versions = Version.objects.filter(repository__name=repository_name).values_list("digest", flat=True)
+    manifests = Manifest.objects.filter(repository__name=repository_name).values_list("digest", flat=True)
+    return sorted({*versions, *manifests})
 
 
 def tokens_until(repository_name: str) -> datetime | None:
     """When the last token that somebody was given for the repository has ended."""
     return Repository.objects.filter(name=repository_name).values_list("tokens_until", flat=True).first()
-
-
-def repositories_to_list(limit: int) -> QuerySet[Repository]:
-    """Those that were not compared with the registry for the longest time."""
-    return Repository.objects.filter(deleting_at=None).order_by(F("listed_at").asc(nulls_first=True))[:limit]
 
 
 def robots_of(tenant: Tenant) -> QuerySet[Robot]:
@@ -102,3 +100,51 @@ def live_refresh_token(secret: str) -> RefreshToken | None:
     if token.api_token is not None:
         return token if is_live(token.api_token, ApiToken.Scope.REGISTRY) else None
     return token if token.robot is not None and token.robot.is_live(now()) else None
+
+
+def repositories_to_list(limit: int) -> list[Repository]:
+    """First those that somebody could have pushed to since they were compared with the registry; then the others. Of
+    each, those that were not for the longest time.
+    """
+    rows = Repository.objects.filter(deleting_at=None)
+    changed = Q(listed_at=None) | Q(tokens_until__gt=F("listed_at"))
+    quiet = Case(When(changed, then=0), default=1)
+    return list(rows.order_by(quiet, F("listed_at").asc(nulls_first=True))[:limit])
+
+
+def manifests_to_describe(limit: int) -> list[int]:
+    """Those that were never read, or are in doubt, and whose time has come; nobody waits for the same one for ever."""
+    due = Q(describe_after=None) | Q(describe_after__lte=now())
+    rows = Manifest.objects.filter(due, described_at=None, repository__deleting_at=None)
+    return list(rows.order_by(F("describe_after").asc(nulls_first=True), "pk").values_list("pk", flat=True)[:limit])
+
+
+def sizes_known(digests: Iterable[str]) -> dict[str, int]:
+    """Of those that some manifest names already: bytes as they are stored."""
+    rows = Part.objects.filter(digest__in=list(digests), size_bytes__gt=0).order_by()
+    return dict(rows.values_list("digest", "size_bytes").distinct())
+
+
+def repositories_to_clean(limit: int) -> list[Repository]:
+    """Those with versions or manifests to delete, in no order: one that can't be must not keep the others."""
+    versions = Version.objects.filter(deleting_at__isnull=False, deleted_at=None)
+    manifests = Manifest.objects.filter(deleting_at__isnull=False)
+    rows = Repository.objects.filter(
+        Q(pk__in=versions.values("repository")) | Q(pk__in=manifests.values("repository")), deleting_at=None
+    )
+    return list(rows.order_by("?")[:limit])
+
+
+def versions_to_delete(repository: Repository) -> QuerySet[Version]:
+    rows = Version.objects.filter(repository=repository, deleting_at__isnull=False, deleted_at=None)
+    return rows.select_related("repository").order_by("pk")
+
+
+def manifests_to_delete(repository: Repository) -> QuerySet[Manifest]:
+    rows = Manifest.objects.filter(repository=repository, deleting_at__isnull=False)
+    return rows.select_related("repository").order_by("pk")
+
+
+def has_undescribed(repository: Repository) -> bool:
+    """Whether there are manifests of which nobody knows yet what they name; those that are to go don't matter."""
+    return Manifest.objects.filter(repository=repository, described_at=None, deleting_at=None).exists()

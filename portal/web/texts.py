@@ -192,6 +192,7 @@ EVENTS: Final[dict[str, Text]] = {
     "tenant.deleted": _("Tenant deleted"),
     "tenant.deleting": _("Deletion of the tenant begun"),
     "undeploy.started": _("Undeploy started"),
+    "version.delete_waits": _("Deletion of a version waits"),
     "version.deleted": _("Version deleted"),
     "version.deleting": _("Deletion of a version begun"),
     "version.pushed": _("Version pushed"),

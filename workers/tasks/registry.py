@@ -4,12 +4,36 @@ from __future__ import annotations
 
 from celery import shared_task
 
+from apps.core import jobs
 from apps.core.duties import due
+from apps.core.errors import PlatformError
+from apps.registry.cleaning import repositories_clean
+from apps.registry.describing import manifest_describe, manifests_describe
 from apps.registry.reconcile import repositories_list
 
 
 @shared_task(name="registry.list")
 def list_repositories() -> None:
-    with due("registry", every_s=10) as mine:
+    with due("registry", every_s=5) as mine:
         if mine:
             repositories_list()
+
+
+@shared_task(name=jobs.DESCRIBE_MANIFEST, throws=(PlatformError,))
+def describe_manifest(manifest_id: int) -> None:
+    manifest_describe(manifest_id)
+
+
+@shared_task(name="registry.describe_due")
+def describe_due() -> None:
+    with due("registry_describe", every_s=2) as mine:
+        if mine:
+            manifests_describe()
+
+
+@shared_task(name=jobs.CLEAN_REPOSITORY)
+def clean_repositories(repository_id: int = 0) -> None:
+    """Whichever announced it: all that have something to delete, by one worker at a time."""
+    with due("registry_clean", every_s=0) as mine:
+        if mine:
+            repositories_clean()

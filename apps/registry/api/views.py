@@ -14,6 +14,9 @@ from django.views.decorators.http import require_POST
 
 from apps.core.clock import now
 from apps.registry.api.errors import refused
+from apps.registry.content import IMAGES, INDEXES
+from apps.registry.services.manifests import manifest_doubted, manifest_pushed
+from apps.registry.services.tokens import CLEANER
 from apps.registry.services.versions import version_pushed
 
 MAX_EVENTS = 1000
@@ -32,23 +35,36 @@ def notifications(request: HttpRequest) -> JsonResponse:
     except (ValueError, KeyError, TypeError):
         return refused("UNSUPPORTED", "Not a notification envelope.", 400)
     for event in events:
-        if isinstance(event, dict) and event.get("action") == "push":
-            _pushed(event)
+        if isinstance(event, dict):
+            _noted(event)
     return JsonResponse({})
 
 
-def _pushed(event: dict[str, object]) -> None:
+def _noted(event: dict[str, object]) -> None:
     target, actor = event.get("target"), event.get("actor")
-    if not isinstance(target, dict) or not target.get("tag"):
+    if not isinstance(target, dict):
         return
-    version_pushed(
-        repository=str(target.get("repository", "")),
-        tag=str(target["tag"]),
-        digest=str(target.get("digest", "")),
-        media_type=str(target.get("mediaType", "")),
-        pushed_by=str(actor.get("name", "")) if isinstance(actor, dict) else "",
-        pushed_at=_time(event.get("timestamp")),
-    )
+    repository, digest = str(target.get("repository", "")), str(target.get("digest", ""))
+    pushed_by = str(actor.get("name", "")) if isinstance(actor, dict) else ""
+    if event.get("action") == "delete":
+        manifest_doubted(repository=repository, digest=digest)
+    # Of the platform's own pushes nothing becomes a version: it only takes tags away.
+    if event.get("action") != "push" or pushed_by == CLEANER:
+        return
+    media_type = str(target.get("mediaType", ""))
+    at = _time(event.get("timestamp"))
+    if tag := target.get("tag"):
+        version_pushed(
+            repository=repository,
+            tag=str(tag),
+            digest=digest,
+            media_type=media_type,
+            pushed_by=pushed_by,
+            pushed_at=at,
+        )
+    elif media_type in (*IMAGES, *INDEXES):
+        # Not a blob: those are pushed one by one, and told of too.
+        manifest_pushed(repository=repository, digest=digest, media_type=media_type, pushed_by=pushed_by, pushed_at=at)
 
 
 def _time(text: object) -> datetime:

@@ -57,6 +57,7 @@ class Manifest(models.Model):
     size_bytes = models.PositiveBigIntegerField(
         default=0, help_text="its own bytes and its blobs', what is compressed as it is; of an index all its images'"
     )
+    own_bytes = models.PositiveIntegerField(default=0, db_default=0, help_text="of the manifest itself, without parts")
     platforms = models.JSONField(default=list, help_text='[{"os", "architecture", "variant"}]; of an artifact none')
     config = models.JSONField(
         default=dict, help_text="of the image's configuration: labels, ports, user, entrypoint, stop signal, created"

@@ -6,12 +6,16 @@ that is pushed again in between stays.
 
 from __future__ import annotations
 
+from datetime import timedelta
+
+from django.conf import settings
 from django.db import transaction
-from django.db.models import Exists, OuterRef, QuerySet
 
 from apps.core import events, jobs
 from apps.core.clock import now
-from apps.registry.models import Manifest, Part, Repository, Version
+from apps.core.models import Event
+from apps.registry.models import Manifest, Repository, Version
+from apps.registry.services.manifests import unnamed
 
 
 @transaction.atomic
@@ -55,13 +59,58 @@ def manifest_remove(*, manifest: Manifest) -> bool:
     return True
 
 
-def unnamed(manifests: QuerySet[Manifest]) -> QuerySet[Manifest]:
-    """Those that no version (which is not being deleted, current or not) and no index of their repository names."""
-    versions = Version.objects.filter(repository=OuterRef("repository"), digest=OuterRef("digest"), deleting_at=None)
-    indexes = Part.objects.filter(
-        kind=Part.Kind.MANIFEST,
-        digest=OuterRef("digest"),
-        manifest__repository=OuterRef("repository"),
-        manifest__deleting_at=None,
+@transaction.atomic
+def manifest_still_to_go(*, manifest: Manifest) -> bool:
+    """A last look before it goes. What a version or an index names by now stays."""
+    Repository.objects.select_for_update().filter(pk=manifest.repository_id).first()
+    rows = Manifest.objects.filter(pk=manifest.pk, deleting_at__isnull=False)
+    if unnamed(rows).exists():
+        return True
+    rows.update(deleting_at=None)
+    return False
+
+
+def manifest_spared(*, manifest: Manifest) -> None:
+    """A tag in the registry names it that nobody told us of: it stays, and the next listing notes the tag."""
+    Manifest.objects.filter(pk=manifest.pk, deleting_at=manifest.deleting_at).update(deleting_at=None)
+
+
+@transaction.atomic
+def version_removed(*, version: Version) -> bool:
+    """The tag names it no more. False where it was pushed again meanwhile."""
+    rows = Version.objects.filter(pk=version.pk, deleting_at=version.deleting_at, deleted_at=None)
+    if version.deleting_at is None or not rows.update(deleted_at=now()):
+        return False
+    repository = version.repository
+    events.record(
+        "version.deleted",
+        f"{repository.name}:{version.tag} was deleted ({version.digest[:19]}).",
+        tenant_id=repository.tenant_id,
+        repository=repository.name,
+        tag=version.tag,
+        digest=version.digest,
     )
-    return manifests.exclude(Exists(versions)).exclude(Exists(indexes))
+    return True
+
+
+#: Versions that wait, of which one is told in a sweep.
+WAITING = 100
+
+
+def deletions_wait() -> None:
+    """Tell by an event of what takes longer than DELETE_DEADLINE_S; once for each such time. It is tried on."""
+    late = timedelta(seconds=settings.DELETE_DEADLINE_S)
+    rows = Version.objects.filter(deleting_at__lt=now() - late, deleted_at=None, repository__deleting_at=None)
+    for version in rows.select_related("repository").order_by("deleting_at")[:WAITING]:
+        name, tenant_id = version.repository.name, version.repository.tenant_id
+        told = Event.objects.filter(tenant_id=tenant_id, code="version.delete_waits", at__gt=now() - late)
+        if told.filter(detail__repository=name).exists():
+            continue
+        events.record(
+            "version.delete_waits",
+            f"Deleting {name}:{version.tag} takes long: it waits for the registry. The platform keeps trying.",
+            level="warning",
+            tenant_id=tenant_id,
+            repository=name,
+            tag=version.tag,
+        )

@@ -6,9 +6,11 @@ import re
 from datetime import datetime, timedelta
 
 from django.db import transaction
+from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from apps.core import jobs
-from apps.registry.models import Manifest, Repository
+from apps.core.clock import now
+from apps.registry.models import Manifest, Part, Repository, Version
 from apps.registry.models.repositories import DIGEST
 
 #: A push that was told so much before the repository was made is of an earlier one of its name. Clocks differ a little.
@@ -59,3 +61,49 @@ def manifest_noted(
             pushed_at=pushed_at, pushed_by=pushed_by[:150] or manifest.pushed_by, **anew
         )
     return manifest
+
+
+@transaction.atomic
+def manifest_doubted(*, repository: str, digest: str) -> None:
+    """Somebody says that it was deleted: it is read anew, and forgotten if that is so."""
+    rows = Manifest.objects.filter(repository__name=repository, digest=digest).exclude(described_at=None)
+    for pk in rows.values_list("pk", flat=True):
+        jobs.enqueue(jobs.DESCRIBE_MANIFEST, pk)
+    rows.update(described_at=None, describe_after=None)
+
+
+@transaction.atomic
+def manifest_gone(*, manifest: Manifest, asked_at: datetime) -> bool:
+    """The registry did not have it when it was asked: so do we not. False where it was pushed again since.
+
+    Where the platform deleted it, what only it named is to go too; what somebody else deleted by hand goes alone.
+    """
+    Repository.objects.select_for_update().filter(pk=manifest.repository_id).first()
+    told = Q(pushed_at__lt=asked_at)
+    if manifest.deleting_at is not None:
+        # A push since would have taken that back, whatever clocks say.
+        told |= Q(deleting_at=manifest.deleting_at)
+    row = Manifest.objects.filter(told, pk=manifest.pk).first()
+    if row is None:
+        return False
+    children = list(row.parts.filter(kind=Part.Kind.MANIFEST).values_list("digest", flat=True))
+    Manifest.objects.filter(pk=row.pk).delete()
+    Version.objects.filter(
+        repository_id=manifest.repository_id, digest=manifest.digest, is_current=True, pushed_at__lt=asked_at
+    ).update(is_current=False)
+    left = Manifest.objects.filter(repository_id=manifest.repository_id, digest__in=children, deleting_at=None)
+    if row.deleting_at is not None and unnamed(left).update(deleting_at=now()):
+        jobs.enqueue(jobs.CLEAN_REPOSITORY, manifest.repository_id)
+    return True
+
+
+def unnamed(manifests: QuerySet[Manifest]) -> QuerySet[Manifest]:
+    """Those that no version (which is not being deleted, current or not) and no index of their repository names."""
+    versions = Version.objects.filter(repository=OuterRef("repository"), digest=OuterRef("digest"), deleting_at=None)
+    indexes = Part.objects.filter(
+        kind=Part.Kind.MANIFEST,
+        digest=OuterRef("digest"),
+        manifest__repository=OuterRef("repository"),
+        manifest__deleting_at=None,
+    )
+    return manifests.exclude(Exists(versions)).exclude(Exists(indexes))

@@ -204,6 +204,15 @@ def purge_token(repository: str) -> str:
     return token_issue(subject="", access=[Access(repository, ("delete", "pull"))]).token
 
 
+#: Who the platform is where it pushes by itself: no user's name has a colon.
+CLEANER = "berth:clean-up"
+
+
+def cleaning_token(repository: str) -> str:
+    """The platform's own credential for deleting versions; it pushes, too, where a tag can't be deleted otherwise."""
+    return token_issue(subject=CLEANER, access=[Access(repository, ("delete", "pull", "push"))]).token
+
+
 def pull_token(repository: str) -> str:
     """The platform's own credential for one pull of one repository."""
     return token_issue(subject="", access=[Access(repository, ("pull",))]).token

@@ -10,9 +10,9 @@ from django.db.models import Q
 
 from apps.core import events
 from apps.core.clock import now
-from apps.registry.models import Repository, Version
+from apps.registry.models import Manifest, Repository, Version
 from apps.registry.models.repositories import DIGEST, TAG
-from apps.registry.services.manifests import manifest_noted, repository_pushed_to
+from apps.registry.services.manifests import manifest_doubted, manifest_noted, repository_pushed_to
 from apps.tenants.models import Tenant
 
 
@@ -64,6 +64,9 @@ def version_pushed(
                 deleting_at=None,
                 deleted_at=None,
             )
+        elif pushed_by and not known.pushed_by:
+            # A listing had found it first, which does not know who pushed.
+            Version.objects.filter(pk=known.pk).update(pushed_by=pushed_by[:150])
         return known
     version = Version.objects.create(
         repository=owner,
@@ -106,23 +109,29 @@ def repository_listed(
     the question stays.
     """
     going = _going(repository, asked_at)
+    rows = Version.objects.filter(repository=repository, is_current=True)
+    known = {tag: (digest, at) for tag, digest, at in rows.values_list("tag", "digest", "pushed_at")}
+    noted = set(Manifest.objects.filter(repository=repository).values_list("digest", flat=True))
     for tag, digest in tags.items():
         if tag in going:
             continue
-        known = Version.objects.filter(repository=repository, tag=tag, is_current=True).first()
-        if known is None or (known.digest != digest and known.pushed_at < asked_at):
+        its, at = known.get(tag, ("", asked_at))
+        if (its != digest and (not its or at < asked_at)) or digest not in noted:
             version_pushed(
                 repository=repository.name,
                 tag=tag,
                 digest=digest,
                 media_type="",
                 pushed_by="",
-                pushed_at=asked_at,
+                pushed_at=asked_at if its != digest else at,
             )
     if not complete:
         return
-    gone = Version.objects.filter(repository=repository, is_current=True, pushed_at__lt=asked_at)
-    gone.exclude(tag__in=tags).update(is_current=False)
+    gone = rows.filter(pushed_at__lt=asked_at).exclude(tag__in=tags)
+    # Perhaps somebody deleted the manifest: then it is forgotten, too.
+    for digest in sorted({digest for tag, (digest, at) in known.items() if tag not in tags and at < asked_at}):
+        manifest_doubted(repository=repository.name, digest=digest)
+    gone.update(is_current=False)
 
 
 def _going(repository: Repository, asked_at: datetime) -> set[str]:
@@ -131,6 +140,6 @@ def _going(repository: Repository, asked_at: datetime) -> set[str]:
     return set(going.filter(Q(deleted_at=None) | Q(deleted_at__gte=asked_at)).values_list("tag", flat=True))
 
 
-def repository_asked(*, repository: Repository) -> None:
-    """It is being listed: the others come first now."""
-    Repository.objects.filter(pk=repository.pk).update(listed_at=now())
+def repository_asked(*, repository: Repository, at: datetime) -> None:
+    """It was listed, as it stood then: the others come first now."""
+    Repository.objects.filter(pk=repository.pk).update(listed_at=at)
