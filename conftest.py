@@ -45,8 +45,10 @@ def pinned(settings) -> None:  # type: ignore[no-untyped-def]
 def forgotten() -> None:
     """What other tests asked within the last minute, or read for good, does not count: rows get the same keys again."""
     from apps.deployments.selectors import release_of
+    from apps.deployments.services.images import known
 
     cache.clear()
+    known.cache_clear()
     release_of.cache_clear()
 
 

@@ -48,7 +48,7 @@ class CapsuleMissing(Missing):
 
 
 def apps_visible_to(viewer: Viewer, action: Action = Action.VIEW) -> QuerySet[App]:
-    return scoped(viewer, App.objects.select_related("tenant", "cluster"), action)
+    return scoped(viewer, App.objects.select_related("tenant", "cluster", "deploy_on_push_by"), action)
 
 
 def apps_with_counts(viewer: Viewer) -> QuerySet[App]:

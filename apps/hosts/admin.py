@@ -155,6 +155,8 @@ class HostAdmin(ModelAdmin):  # type: ignore[misc]
         "disk_pressure",
         "certificate_until",
         "engine_version",
+        "os",
+        "architecture",
         "last_seen_at",
         "last_error",
     )

@@ -101,6 +101,10 @@ CODES: Final[dict[str, Text]] = {
     "hosts.not_found": _("There is no such host."),
     "image.denied": _("The registry refused the pull of the image. Tell the platform's operators."),
     "image.not_found": _("The registry has no such image any more. Push it again, then deploy."),
+    "image.not_an_image": _("What was pushed is no image that a container could be made of. Deploy another version."),
+    "image.other_platform": _(
+        "The image is for another platform than its host's. Build it for theirs, and push it anew."
+    ),
     "image.unavailable": _("The image could not be pulled. Look whether the registry is up, then deploy again."),
     "instance.exited": _("The process ended by itself. Its exit code and the last lines that it wrote say why."),
     "host.lost": _("Its host does not answer any more. It is being replaced on another one."),
@@ -143,6 +147,7 @@ CODES: Final[dict[str, Text]] = {
     "rollouts.not_found": _("The app has no such rollout."),
     "rollouts.not_paused": _("This rollout waits for nobody."),
     "rollouts.invalid": _("The rollout's options are not valid."),
+    "apps.pattern_invalid": _("A pattern is made as tags are, with * for any characters and ? for one."),
     "releases.not_found": _("The app has no such release."),
     "rollout.unhealthier": _("The new version answered with more errors than the old one."),
     "rollout.slower": _("The new version answered more slowly than the old one."),
@@ -157,6 +162,10 @@ CODES: Final[dict[str, Text]] = {
     "tokens.not_found": _("You have no such token."),
     "versions.deleted": _("That version was deleted. Push it anew and deploy it."),
     "versions.in_use": _("Something still runs the version, or is about to. Deploy another one first, or undeploy."),
+    "versions.not_an_image": _("That version is no image that a container could be made of. Pick another one."),
+    "versions.wrong_platform": _(
+        "The image is for no processor that the hosts have. Build it for theirs, and push it anew."
+    ),
     "versions.not_found": _("The app has no such version. Push it first, or pick one of its versions."),
 }
 EVENTS: Final[dict[str, Text]] = {
@@ -177,6 +186,10 @@ EVENTS: Final[dict[str, Text]] = {
     "robot.created": _("Robot made"),
     "robot.deleted": _("Robot deleted"),
     "robot.renewed": _("New secret for a robot"),
+    "push.deployed": _("Push deployed"),
+    "push.refused": _("Push not deployed"),
+    "push.stopped": _("Deploy on push stopped"),
+    "push.switched": _("Deploy on push changed"),
     "rollout.cancelled": _("Rollout cancelled"),
     "rollout.failed": _("Rollout failed"),
     "rollout.refused": _("Deploy refused"),
@@ -242,6 +255,7 @@ REASONS: Final[dict[str, Text]] = {
     "cordoned": _("takes no new instances"),
     "draining": _("is being emptied"),
     "its disk is nearly full": _("its disk is nearly full"),
+    "the image is for another platform": _("the image is for another platform"),
     "dedicated to another tenant": _("dedicated to another tenant"),
     "runs one of this release already": _("runs one of this release already"),
     "not enough memory": _("not enough memory"),

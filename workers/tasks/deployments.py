@@ -15,6 +15,7 @@ from apps.deployments import reconcile
 from apps.deployments.selectors import unfinished_apps, unfinished_instances, unfinished_tenants
 from apps.deployments.services.capsules import capsules_expire
 from apps.deployments.services.outage import deadlines_extended
+from apps.deployments.services.pushes import pushed_deploy, pushes_find
 from apps.hosts.selectors import hosts_to_observe
 from workers.celery import ENGINES
 from workers.clients import backlog, clients
@@ -101,6 +102,18 @@ def sweep() -> None:
             jobs.enqueue(jobs.RECONCILE_TENANT, pk)
         for pks in unfinished_instances(SWEEP_LIMIT, 1.0 if backlog(ENGINES) < BACKLOG else BACKLOGGED_S):
             jobs.enqueue(jobs.START_INSTANCES if len(pks) > 1 else jobs.RECONCILE_INSTANCE, *pks)
+
+
+@shared_task(name=jobs.DEPLOY_PUSHED)
+def deploy_pushed(slug: str) -> None:
+    pushed_deploy(slug=slug)
+
+
+@shared_task(name="deployments.pushes")
+def pushes() -> None:
+    with due("pushes", every_s=2) as mine:
+        if mine:
+            pushes_find(SWEEP_LIMIT)
 
 
 @shared_task(name="deployments.capsules")

@@ -20,10 +20,21 @@ class AppSerializer(serializers.ModelSerializer[App]):
     url = serializers.SerializerMethodField()
     instances_ready = serializers.IntegerField(read_only=True, default=0)
     instances_live = serializers.IntegerField(read_only=True, default=0)
+    deploy_on_push_by = serializers.SlugRelatedField[Any](slug_field="username", read_only=True)
 
     class Meta:
         model = App
-        fields = ("slug", "tenant", "url", "instances_ready", "instances_live", "created_at", "deleting_at")
+        fields = (
+            "slug",
+            "tenant",
+            "url",
+            "instances_ready",
+            "instances_live",
+            "deploy_on_push",
+            "deploy_on_push_by",
+            "created_at",
+            "deleting_at",
+        )
         read_only_fields = fields
 
     @extend_schema_field(serializers.URLField())
@@ -34,6 +45,12 @@ class AppSerializer(serializers.ModelSerializer[App]):
 class AppInput(serializers.Serializer[Any]):
     tenant = serializers.CharField(max_length=40)
     slug = serializers.CharField(max_length=200, trim_whitespace=False)
+
+
+class AppChangeInput(serializers.Serializer[Any]):
+    """``deploy_on_push``: tags of this pattern are deployed when they are pushed; empty: none."""
+
+    deploy_on_push = serializers.CharField(max_length=128, allow_blank=True, trim_whitespace=False)
 
 
 class AppDeleteInput(serializers.Serializer[Any]):

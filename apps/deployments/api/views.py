@@ -14,6 +14,7 @@ from rest_framework.views import APIView
 from apps.core.models import Event
 from apps.deployments import selectors
 from apps.deployments.api.serializers import (
+    AppChangeInput,
     AppDeleteInput,
     AppInput,
     AppSerializer,
@@ -26,6 +27,7 @@ from apps.deployments.api.serializers import (
 from apps.deployments.models import App, Instance, Release
 from apps.deployments.services.apps import app_create
 from apps.deployments.services.deleting import app_delete
+from apps.deployments.services.pushes import deploy_on_push_set
 from apps.registry.models import Version
 from apps.tenants.permissions import person
 from apps.tenants.selectors import tenant_visible_to
@@ -63,6 +65,15 @@ class AppDetail(APIView):
         if app is None:
             raise selectors.AppMissing(f"There is no app {slug[:60]!r} that you can see.")
         return Response(AppSerializer(app).data)
+
+    @extend_schema(operation_id="apps_partial_update", request=AppChangeInput, responses=AppSerializer)
+    def patch(self, request: Request, slug: str) -> Response:
+        """Change what pushes deploy."""
+        app = selectors.app_visible_to(request.user, slug)
+        given = AppChangeInput(data=request.data)
+        given.is_valid(raise_exception=True)
+        deploy_on_push_set(app=app, pattern=given.validated_data["deploy_on_push"], by=person(request.user))
+        return Response(AppSerializer(selectors.apps_with_counts(request.user).get(slug=slug)).data)
 
     @extend_schema(operation_id="apps_destroy", request=AppDeleteInput, responses={202: AppSerializer})
     def delete(self, request: Request, slug: str) -> Response:

@@ -20,6 +20,24 @@ class App(Leased):
     slug = models.CharField(max_length=40, unique=True, validators=[valid_slug])
     created_at = models.DateTimeField(auto_now_add=True)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
+    deploy_on_push = models.CharField(
+        max_length=128,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="tags that are deployed when pushed; empty: none",
+    )
+    deploy_on_push_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="+",
+        help_text="who switched it on; it deploys as long as that one may",
+    )
+    pushes_seen_at = models.DateTimeField(
+        null=True, blank=True, editable=False, help_text="what was pushed until then is no reason to deploy any more"
+    )
     deleting_at = models.DateTimeField(null=True, blank=True, editable=False, help_text="since when it is taken apart")
     # Discovery: a change of what should be routed adds to ``route_wanted``; the publisher writes the value that it
     # has published to ``route_published``, with the ZooKeeper transaction that did it.
@@ -38,6 +56,8 @@ class App(Leased):
             ("manage_app", "Can manage the app"),
         )
         indexes = (
+            # the sweep: apps that wait for pushes
+            models.Index(fields=["slug"], condition=~Q(deploy_on_push=""), name="app_deploys_on_push"),
             # the sweep: apps whose publication is behind
             models.Index(fields=["id"], condition=Q(route_wanted__gt=F("route_published")), name="app_unpublished"),
         )

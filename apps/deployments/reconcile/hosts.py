@@ -63,7 +63,8 @@ def observe_host(host_id: int, clients: Clients) -> None:
         # Gateways may still route to what was given up slowly: its container, or its port, is in use.
         slowly = any(status == Instance.Status.LOST for *_, status in held_here)
         clean = _remove_given_up(engine, ours) and not slowly
-        host_seen(host=host, engine_version=info.version, at=asked_at, clean=clean)
+        platform = info.os, info.architecture
+        host_seen(host=host, engine_version=info.version, platform=platform, at=asked_at, clean=clean)
         if host.cluster.evictions_stopped_at is not None:
             evictions_allowed(cluster_id=host.cluster_id, holding=_silent_holders(host.cluster_id))
         by_instance = {one.instance: one for one in found}

@@ -18,6 +18,7 @@ from apps.deployments.reconcile.judging import Judgement, snapshot, traffic_repo
 from apps.deployments.reconcile.phases import Scene, looks_after, next_move
 from apps.deployments.reconcile.steps import move_made
 from apps.deployments.selectors import live_of, own_failures
+from apps.deployments.services.images import NOT_AN_IMAGE, OTHER_PLATFORM
 from apps.deployments.services.moves import (
     Move,
     ready_of,
@@ -36,7 +37,7 @@ Phase, Status, Strategy = Rollout.Phase, Rollout.Status, Rollout.Strategy
 #: A rollout whose instances fail this often is given up before its deadline.
 ROLLOUT_FAILURES = 3
 #: Failures that another try can't mend, or that took so long to show that another try is not worth the wait.
-FINAL_CODES = frozenset({"image.not_found", "container.refused", "instance.never_ready"})
+FINAL_CODES = frozenset({"image.not_found", NOT_AN_IMAGE, OTHER_PLATFORM, "container.refused", "instance.never_ready"})
 
 
 def advance(app: App, clients: Clients) -> bool:

@@ -28,7 +28,13 @@ from apps.deployments.reconcile.deadlines import passed
 from apps.deployments.reconcile.probes import ask_once, never_ready
 from apps.deployments.reconcile.probing import Target
 from apps.deployments.selectors import crowded, leased, moved_on, next_to_start
-from apps.deployments.services.instances import instances_ready, instances_started, instances_starting
+from apps.deployments.services.images import unfit
+from apps.deployments.services.instances import (
+    instance_fail,
+    instances_ready,
+    instances_started,
+    instances_starting,
+)
 from apps.hosts.engines.base import ContainerState, EngineError, EngineUnreachable, Observed
 from apps.registry.services.tokens import pull_token
 
@@ -76,6 +82,10 @@ def _started(instances: Sequence[Instance], clients: Clients) -> list[Instance]:
     for one in instances:
         if passed(one):
             if start_failed(one, StartOverdue("it was not started in time")):
+                turned.append(one)
+        elif wrong := unfit(one.replica_set.release.version_id, one.host):
+            # Nobody knew when it was placed: the image was read from the registry since.
+            if instance_fail(instance=one, code=wrong[0], reason=wrong[1]):
                 turned.append(one)
         elif not one.host.silent:
             waiting.append(one)

@@ -12,6 +12,7 @@ from apps.deployments.scheduler.types import Candidate, Request
 
 Filter = Callable[[Candidate, Request], str | None]
 DEDICATED = "dedicated to another tenant"
+OTHER_PLATFORM = "the image is for another platform"
 
 
 def status(host: Candidate, request: Request) -> str | None:
@@ -40,6 +41,11 @@ def labels(host: Candidate, request: Request) -> str | None:
 def engine(host: Candidate, request: Request) -> str | None:
     older = host.engine < request.rules.min_engine
     return f"engine older than {request.rules.min_engine_text}" if older else None
+
+
+def platform(host: Candidate, request: Request) -> str | None:
+    unknown = not request.platforms or not host.platform[0]
+    return None if unknown or host.platform in request.platforms else OTHER_PLATFORM
 
 
 def beside(host: Candidate, request: Request) -> str | None:
@@ -75,6 +81,7 @@ FILTERS: tuple[Filter, ...] = (
     disk,
     labels,
     engine,
+    platform,
     beside,
     apart,
     memory,

@@ -28,6 +28,8 @@ class Candidate:
     labels: Mapping[str, str] = field(default_factory=dict)
     zone: str = ""
     engine: int = 0
+    #: Operating system and architecture; empty where they are not known.
+    platform: tuple[str, str] = ("", "")
     dedicated_to: int | None = None
     #: Share of the CPU that was measured idle, 0 to 1; None where nobody measures.
     cpu_idle: float | None = None
@@ -85,6 +87,8 @@ class Request:
     rules: Rules = Rules()
     avoid: frozenset[int] = frozenset()
     seed: str = ""
+    #: Of the image: operating system and architecture. Empty where that is not known; then any host may take it.
+    platforms: frozenset[tuple[str, str]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

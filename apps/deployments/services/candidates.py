@@ -45,7 +45,11 @@ COLUMNS = (
     "cpu_millis",
     "cpu_millis_idle",
     "sampled_at",
+    "os",
+    "architecture",
 )
+#: Requests for these have statements that are kept (see apps.core.compiled): as many as can be told apart, and no more.
+COMMON_PLATFORMS = frozenset({("linux", "amd64"), ("linux", "arm64"), ("linux", "arm"), ("linux", "386")})
 
 
 Row = tuple[Any, ...]
@@ -97,6 +101,11 @@ def meant(cluster_id: int, request: Request) -> QuerySet[Host]:
         rows = rows.filter(_labelled(constraint))
     if rules.min_engine:
         rows = rows.filter(engine_number__gte=rules.min_engine)
+    if request.platforms:
+        fits = Q(os="")
+        for os, architecture in sorted(request.platforms):
+            fits |= Q(os=os, architecture=architecture)
+        rows = rows.filter(fits)
     for slug in rules.beside:
         rows = rows.filter(Exists(running(request.tenant_id, [slug]).filter(host=OuterRef("pk"))))
     return rows
@@ -137,10 +146,10 @@ def page(
         "cpu_millis": request.cpu_millis,
         "tenant_id": request.tenant_id,
     }
-    if request.rules != Rules() or zone or start:
+    if request.rules != Rules() or zone or start or not request.platforms <= COMMON_PLATFORMS:
         # As many shapes as tenants think of.
         return list(build(**values))
-    return compiled.select(build, values, (fullest, stop))
+    return compiled.select(build, values, (fullest, stop, request.platforms))
 
 
 def running(tenant_id: int, slugs: Collection[str]) -> QuerySet[Instance]:
@@ -175,9 +184,8 @@ def read(rows: Iterable[Row], own: Own, neighbours: dict[int, set[str]] | frozen
 
 def _candidate(row: Row, own: Own, neighbours: Any, fresh: Any) -> Candidate:
     (pk, name, generation, status, availability, disk, memory, cpu, memory_claimed, cpu_claimed) = row[:10]
-    (port_min, port_max, port_next, ports_held, labels, zone, engine, dedicated, cpu_all, cpu_idle, sampled_at) = row[
-        10:
-    ]
+    (port_min, port_max, port_next, ports_held, labels, zone, engine, dedicated) = row[10:18]
+    cpu_all, cpu_idle, sampled_at, os, architecture = row[18:]
     measured = cpu_idle is not None and sampled_at is not None and sampled_at >= fresh
     return Candidate(
         host_id=pk,
@@ -195,6 +203,7 @@ def _candidate(row: Row, own: Own, neighbours: Any, fresh: Any) -> Candidate:
         labels=labels,
         zone=zone,
         engine=engine,
+        platform=(os, architecture),
         dedicated_to=dedicated,
         cpu_idle=min(1.0, cpu_idle / cpu_all) if measured else None,
         own_instances=own.on_host[pk],

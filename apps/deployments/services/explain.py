@@ -133,6 +133,7 @@ def explain(
     last = app.releases.defer("env").order_by("-number").first()
     base = last or Release()
     release = Release(
+        version_id=base.version_id,
         memory_mb=bounded("memory_mb", base.memory_mb if memory_mb is None else memory_mb),
         cpu_millis=bounded("cpu_millis", base.cpu_millis if cpu_millis is None else cpu_millis),
         placement=base.placement if placement is None else rules_checked(placement, app=app, viewer=viewer),

@@ -33,6 +33,7 @@ from apps.deployments.scheduler.types import Candidate, Decision, Placed, Reques
 from apps.deployments.scheduler.weighers import ZONE, chosen
 from apps.deployments.selectors import TOGETHER, batched
 from apps.deployments.services import candidates
+from apps.deployments.services.images import platforms_of
 from apps.deployments.services.rules import rules_of
 from apps.hosts.selectors import hosts_of, ports_taken
 from apps.hosts.services.claims import Claim, Contended, claim, cluster_queue, hosts_locked
@@ -90,6 +91,7 @@ def request_of(release: Release, *, tenant_id: int, avoid: frozenset[int] = froz
         rules=rules_of(release.placement),
         avoid=avoid,
         seed=seed,
+        platforms=platforms_of(release.version_id),
     )
 
 

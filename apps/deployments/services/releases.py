@@ -68,8 +68,11 @@ class ReleaseSettings:
     placement: Mapping[str, Any] | None = None
 
 
-def release_create(*, app: App, version: Version, asked: ReleaseSettings, by: User) -> Release:
-    """The app's next release; part of a transaction that holds the app's row. Raises ReleaseInvalid."""
+def release_create(*, app: App, version: Version, asked: ReleaseSettings, by: User, actor: str = "") -> Release:
+    """The app's next release; part of a transaction that holds the app's row. Raises ReleaseInvalid.
+
+    ``actor`` is who it is told to be by, where that is not ``by``.
+    """
     base = base_of(app) or Release(
         container_port=8080, memory_mb=256, cpu_millis=100, health_path=DEFAULT_PATH, stop_grace_s=10
     )
@@ -80,7 +83,7 @@ def release_create(*, app: App, version: Version, asked: ReleaseSettings, by: Us
         app=app,
         number=_next_number(app),
         version=version,
-        created_by=by.username,
+        created_by=actor or by.username,
         env=_env(env),
         env_readable=sorted(readable),
         command=_command(asked.command if asked.command is not None else base.command),

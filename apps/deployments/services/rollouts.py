@@ -17,6 +17,7 @@ from apps.deployments.models import App, Release, ReplicaSet, Rollout
 from apps.deployments.selectors import rollout_of
 from apps.deployments.services.apps import app_locked, not_going, route_touch
 from apps.deployments.services.explain import refusal_explained
+from apps.deployments.services.images import image_fits
 from apps.deployments.services.moves import Move, rollout_begin, rollout_end, rollout_give_up, rollout_move
 from apps.deployments.services.releases import ReleaseSettings, base_of, bounded, release_copy, release_create
 from apps.deployments.services.spread import GlobalHasNoCount, global_size
@@ -83,25 +84,30 @@ def rollout_start(
     instances: int | None = None,
     settings_: ReleaseSettings | None = None,
     options: Options | None = None,
+    actor: str = "",
+    supersede_waiting: bool = False,
 ) -> Rollout:
     """Release this version and start moving the app to it; where a rollout is under way this one waits behind it.
 
     What it begins with is placed before this returns. Raises Denied, TooManyRollouts, AppDeleting, VersionMissing,
-    ReleaseInvalid, RolloutInvalid, RolloutInProgress, QuotaExceeded, NoHost, PlacementContended; then nothing of it
-    exists but an event and, where there was no room, an explanation (``extra["explanation"]``).
+    NotAnImage, WrongPlatform, ReleaseInvalid, RolloutInvalid, RolloutInProgress, QuotaExceeded, NoHost,
+    PlacementContended; then nothing of it exists but an event and, where there was no room, an explanation
+    (``extra["explanation"]``). ``actor`` is who it is told to be by, where that is not ``by``; with
+    ``supersede_waiting`` what waits is given up for it, and what is under way goes on.
     """
     require(by, Action.DEPLOY, app)
     _not_too_many(app)
     asked = settings_ or ReleaseSettings()
+    told_by = actor or by.username
 
     def release(locked: App) -> Release:
-        return release_create(app=locked, version=version_of(app.slug, version), asked=asked, by=by)
+        return release_create(app=locked, version=version_of(app.slug, version), asked=asked, by=by, actor=told_by)
 
     try:
-        return _start(app, by, release, instances, options or Options(), Kind.DEPLOY)
+        return _start(app, told_by, release, instances, options or Options(), Kind.DEPLOY, supersede_waiting)
     except BerthError as error:
         kept = refusal_explained(app=app, by=by, error=error, instances=instances, settings_=asked)
-        _refused(app, by, f"Deploying {version[:128]}", error, kept)
+        _refused(app, told_by, f"Deploying {version[:128]}", error, kept)
         raise
 
 
@@ -117,14 +123,14 @@ def rollback_start(
     try:
         return _start(
             app,
-            by,
+            by.username,
             lambda locked: release_copy(app=locked, of=_kept(old), by=by),
             instances,
             options or Options(),
             Kind.ROLLBACK,
         )
     except BerthError as error:
-        _refused(app, by, f"Rolling back to release {old.number}", error, None)
+        _refused(app, by.username, f"Rolling back to release {old.number}", error, None)
         raise
 
 
@@ -165,14 +171,14 @@ def _not_too_many(app: App) -> None:
         raise TooManyRollouts(f"{REFUSALS_PER_MINUTE} rollouts of {app.slug} were refused within a minute. Wait one.")
 
 
-def _refused(app: App, by: User, what: str, error: BerthError, explanation: int | None) -> None:
+def _refused(app: App, actor: str, what: str, error: BerthError, explanation: int | None) -> None:
     events.record(
         "rollout.refused",
         f"{what} was refused: {error.detail}",
         level="warning",
         tenant_id=app.tenant_id,
         app_id=app.pk,
-        actor=by.username,
+        actor=actor,
         cause=error.code,
         **({} if explanation is None else {"explanation": explanation}),
     )
@@ -181,19 +187,21 @@ def _refused(app: App, by: User, what: str, error: BerthError, explanation: int 
 @transaction.atomic
 def _start(
     app: App,
-    by: User,
+    actor: str,
     make: Callable[[App], Release],
     instances: int | None,
     options: Options,
     kind: str,
+    supersede_waiting: bool = False,
 ) -> Rollout:
     # One asker at a time per app: numbers stay dense and the look at the queue holds.
     app = not_going(app_locked(app.pk))
     if instances is not None:
         bounded("instances", instances)
     release = make(app)
-    if options.supersede:
-        _supersede(app, by)
+    image_fits(app=app, version=release.version)
+    if options.supersede or supersede_waiting:
+        _supersede(app, actor, waiting_only=not options.supersede)
     waiting = app.rollouts.filter(status__in=Rollout.OPEN).count()
     if waiting > QUEUE:
         raise RolloutInProgress(f"{QUEUE} rollouts of {app.slug} wait already. Cancel some, or supersede them.")
@@ -205,7 +213,7 @@ def _start(
         count = instances if instances is not None else _current_size(app)
     columns = resolved(options, instances=count, is_global=release.is_global)
     target = ReplicaSet.objects.create(app=app, release=release)
-    rollout = _open(app, target, count, by, kind=kind, **columns)
+    rollout = _open(app, target, count, actor, kind=kind, **columns)
     if not waiting and rollout_begin(rollout=rollout, place=True):
         rollout.refresh_from_db()
         return rollout
@@ -214,7 +222,7 @@ def _start(
         f"Rollout {rollout.number} (release {release.number}) waits for the one before it.",
         tenant_id=app.tenant_id,
         app_id=app.pk,
-        actor=by.username,
+        actor=actor,
         rollout=rollout.number,
         release=release.number,
     )
@@ -222,20 +230,21 @@ def _start(
     return rollout
 
 
-def _supersede(app: App, by: User) -> None:
+def _supersede(app: App, actor: str, *, waiting_only: bool) -> None:
     """Give up what is open; what can't be given up any more is waited for."""
-    for rollout in app.rollouts.filter(status__in=Rollout.OPEN).order_by("-number"):
+    given_up = [Status.PENDING] if waiting_only else Rollout.OPEN
+    for rollout in app.rollouts.filter(status__in=given_up).order_by("-number"):
         if rollout.target_id is None or rollout.phase == Phase.ENDING:
             continue
-        _give_up(rollout, Status.SUPERSEDED, f"{by.username} asked for something newer.", by)
+        _give_up(rollout, Status.SUPERSEDED, f"{actor} asked for something newer.", actor)
 
 
-def _give_up(rollout: Rollout, status: str, reason: str, by: User) -> None:
+def _give_up(rollout: Rollout, status: str, reason: str, actor: str) -> None:
     code = f"rollout.{status}"
     if rollout.status == Status.PENDING:
-        rollout_end(rollout=rollout, status=status, code=code, reason=reason, actor=by.username)
+        rollout_end(rollout=rollout, status=status, code=code, reason=reason, actor=actor)
     else:
-        rollout_give_up(rollout=rollout, status=status, code=code, reason=reason, actor=by.username)
+        rollout_give_up(rollout=rollout, status=status, code=code, reason=reason, actor=actor)
 
 
 def _current_size(app: App) -> int:
@@ -245,7 +254,7 @@ def _current_size(app: App) -> int:
     return app.replica_sets.filter(wanted__gt=0).aggregate(size=Max("wanted"))["size"] or 1
 
 
-def _open(app: App, target: ReplicaSet | None, count: int, by: User, **values: Any) -> Rollout:
+def _open(app: App, target: ReplicaSet | None, count: int, actor: str, **values: Any) -> Rollout:
     number = (app.rollouts.aggregate(last=Max("number"))["last"] or 0) + 1
     columns: dict[str, Any] = {
         "status": Status.PENDING,
@@ -253,9 +262,7 @@ def _open(app: App, target: ReplicaSet | None, count: int, by: User, **values: A
         "deadline_at": after(LONGEST_S),
         **values,
     }
-    return Rollout.objects.create(
-        app=app, number=number, target=target, instances=count, created_by=by.username, **columns
-    )
+    return Rollout.objects.create(app=app, number=number, target=target, instances=count, created_by=actor, **columns)
 
 
 @transaction.atomic
@@ -281,7 +288,7 @@ def undeploy(*, app: App, by: User) -> Rollout:
         app,
         None,
         0,
-        by,
+        by.username,
         kind=Kind.UNDEPLOY,
         status=Status.PROGRESSING,
         phase=Phase.ENDING,
@@ -322,7 +329,7 @@ def rollout_cancel(*, app: App, number: int, by: User) -> Rollout:
         raise RolloutSwitched("The app is being taken down, which can't be cancelled. Deploy it again once it is down.")
     if rollout.status != Status.PENDING and rollout.phase == Phase.ENDING:
         raise RolloutSwitched(f"Rollout {number} is through: the old version is going already. Roll back instead.")
-    _give_up(rollout, Status.CANCELLED, f"Cancelled by {by.username}.", by)
+    _give_up(rollout, Status.CANCELLED, f"Cancelled by {by.username}.", by.username)
     rollout.refresh_from_db()
     return rollout
 

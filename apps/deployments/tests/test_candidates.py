@@ -14,6 +14,7 @@ from apps.deployments.services import candidates
 from apps.deployments.tests.steps import deploy
 from apps.hosts.selectors import hosts_of
 
+AMD_ARM = (("linux", "amd64"), ("linux", "arm64"))
 LABELS = ({}, {"zone": "a"}, {"zone": "b", "disk": "ssd"}, {"disk": "hdd"}, {"zone": "a", "disk": "ssd"})
 CONSTRAINTS = (
     "zone == a", "zone != a", "zone in (a, b)", "zone not in (a, c)", "disk exists", "disk not exists",
@@ -45,6 +46,7 @@ def cluster(world):
             engine_number=dice.choice([0, 20_010_005, 24_000_000]),
             port_max=20003,
             ports_held=dice.choice([0, 2, 4]),
+            **dict(zip(("os", "architecture"), dice.choice([("", ""), *AMD_ARM]), strict=True)),
         )
     return app
 
@@ -54,9 +56,10 @@ def cluster(world):
 @pytest.mark.parametrize("constraints", [(), *((text,) for text in CONSTRAINTS), ("zone == a", "disk exists")])
 def test_the_database_finds_the_hosts_that_the_filters_let_through(cluster, one_per_host, beside, constraints):
     replica_set = cluster.replica_sets.get()
-    for min_engine, memory_mb in itertools.product((0, 20_010_005), (16, 250)):
+    platforms = (frozenset(), frozenset(AMD_ARM[:1]), frozenset(AMD_ARM))
+    for min_engine, memory_mb, its in itertools.product((0, 20_010_005), (16, 250), platforms):
         rules = Rules(tuple(parse(text) for text in constraints), beside, one_per_host, min_engine, "x")
-        request = Request(memory_mb, 40, tenant_id=cluster.tenant_id, rules=rules)
+        request = Request(memory_mb, 40, tenant_id=cluster.tenant_id, rules=rules, platforms=its)
         own = candidates.own_of(cluster.pk, replica_set.pk)
         rows = hosts_of(cluster.cluster_id).values_list(*candidates.COLUMNS)
         every = candidates.read(rows, own, candidates.neighbours_of(request))
@@ -66,8 +69,9 @@ def test_the_database_finds_the_hosts_that_the_filters_let_through(cluster, one_
 
 
 def test_a_kept_statement_gives_what_the_orm_gives(cluster):
-    request = Request(16, 10, tenant_id=cluster.tenant_id)
-    for _ in range(2):
+    arm = frozenset({("linux", "arm64")})
+    for platforms in (frozenset(), arm, frozenset(), arm, frozenset({("plan9", "mips")})):
+        request = Request(16, 10, tenant_id=cluster.tenant_id, platforms=platforms)
         kept = candidates.page(cluster.cluster_id, request, 0, fullest=False, start=0, stop=50)
         rows = candidates.with_room(cluster.cluster_id, request, 0).order_by(*candidates.ORDERS[False])
         assert kept == list(rows.values_list(*candidates.COLUMNS)[:50])

@@ -55,6 +55,8 @@ class HostSerializer(serializers.ModelSerializer[Host]):
             "samples",
             "disk_pressure",
             "engine_version",
+            "os",
+            "architecture",
             "last_seen_at",
             "last_error",
             "certificate_expires_at",

@@ -107,6 +107,9 @@ class EngineInfo:
     cpu_millis: int
     memory_mb: int
     labels: Mapping[str, str] = field(default_factory=dict)
+    #: As images name platforms (linux, amd64); empty where the engine does not say.
+    os: str = ""
+    architecture: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,12 +99,27 @@ def _observed(
     )
 
 
+#: The kernel's names (uname -m), which /info gives, and Go's, which images have: containerd, platforms/database.go.
+_ARCHITECTURES = {
+    "x86_64": "amd64",
+    "aarch64": "arm64",
+    "armv7l": "arm",
+    "armv6l": "arm",
+    "armhf": "arm",
+    "i386": "386",
+    "i686": "386",
+}
+
+
 def info(raw: Mapping[str, Any]) -> EngineInfo:
     """What the engine says about itself; labels without "=" have an empty value."""
+    machine = str(raw.get("Architecture") or "").lower()
     pairs = (str(label).partition("=") for label in raw.get("Labels") or [])
     return EngineInfo(
         version=str(raw.get("ServerVersion", "")),
         cpu_millis=int(raw.get("NCPU") or 0) * 1000,
         memory_mb=int(raw.get("MemTotal") or 0) // (1024 * 1024),
         labels={name: value for name, _, value in pairs},
+        os=str(raw.get("OSType") or "").lower()[:20],
+        architecture=_ARCHITECTURES.get(machine, machine)[:20],
     )

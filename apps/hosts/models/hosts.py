@@ -192,6 +192,9 @@ class Host(Leased):
     engine_number = models.PositiveBigIntegerField(
         default=0, db_default=0, editable=False, help_text="the version as one number: 20.10.5 is 20010005"
     )
+    # As images name platforms; empty until the engine has said it, and then any image may come.
+    os = models.CharField(max_length=20, blank=True, default="", db_default="", editable=False)
+    architecture = models.CharField(max_length=20, blank=True, default="", db_default="", editable=False)
     created_at = models.DateTimeField(auto_now_add=True, null=True)
     last_seen_at = models.DateTimeField(null=True, blank=True, editable=False)
     last_error = models.TextField(blank=True, editable=False)

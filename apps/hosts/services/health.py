@@ -17,15 +17,24 @@ from apps.hosts.selectors import hosts_of
 
 
 @transaction.atomic
-def host_seen(*, host: Host, engine_version: str, at: datetime | None = None, clean: bool = True) -> None:
+def host_seen(
+    *,
+    host: Host,
+    engine_version: str,
+    platform: tuple[str, str] = ("", ""),
+    at: datetime | None = None,
+    clean: bool = True,
+) -> None:
     """The engine answered, to what was asked ``at`` that time (else now). The host is ready, unless containers that
-    were given up are still there (not ``clean``).
+    were given up are still there (not ``clean``). ``platform``: os and architecture, as images name them.
     """
     Host.objects.filter(pk=host.pk).update(
         last_seen_at=at or now(),
         last_error="" if clean else "Containers that were given up are still there.",
         engine_version=engine_version[:60],
         engine_number=number_of(engine_version),
+        os=platform[0],
+        architecture=platform[1],
     )
     if not clean:
         return

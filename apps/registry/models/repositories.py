@@ -129,6 +129,9 @@ class Version(models.Model):
     pushed_by = models.CharField(max_length=150, blank=True)
     pushed_at = models.DateTimeField()
     is_current = models.BooleanField(default=True, help_text="what the tag names now")
+    current_since = models.DateTimeField(
+        null=True, blank=True, help_text="when the tag began to name it; pushing the same again changes nothing"
+    )
     deleting_at = models.DateTimeField(null=True, blank=True, help_text="deleted: not to be deployed any more")
     deleted_at = models.DateTimeField(null=True, blank=True, help_text="since when the tag is out of the registry")
 

@@ -66,7 +66,7 @@ def manifest_described(*, manifest: Manifest, description: Description) -> bool:
     False where it is gone meanwhile.
     """
     Repository.objects.select_for_update().filter(pk=manifest.repository_id).first()
-    row = Manifest.objects.filter(pk=manifest.pk).first()
+    row = Manifest.objects.select_related("repository").filter(pk=manifest.pk).first()
     if row is None:
         return False
     row.kind, row.own_bytes = description.kind, description.own_bytes
@@ -90,6 +90,8 @@ def manifest_described(*, manifest: Manifest, description: Description) -> bool:
     )
     _children_noted(row, description)
     _summed(row)
+    # Whoever waited to hear what it is.
+    jobs.enqueue(jobs.DEPLOY_PUSHED, row.repository.name)
     return True
 
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from django.db import transaction
 from django.db.models import Q
 
-from apps.core import events
+from apps.core import events, jobs
 from apps.core.clock import now
 from apps.registry.models import Manifest, Repository, Version
 from apps.registry.models.repositories import DIGEST, TAG
@@ -63,10 +63,15 @@ def version_pushed(
                 pushed_by=pushed_by or known.pushed_by,
                 deleting_at=None,
                 deleted_at=None,
+                current_since=known.current_since if known.is_current else pushed_at,
             )
+            if not known.is_current:
+                jobs.enqueue(jobs.DEPLOY_PUSHED, owner.name)
         elif pushed_by and not known.pushed_by:
             # A listing had found it first, which does not know who pushed.
-            Version.objects.filter(pk=known.pk).update(pushed_by=pushed_by[:150])
+            Version.objects.filter(pk=known.pk).update(
+                pushed_by=pushed_by[:150], current_since=pushed_at if known.is_current else known.current_since
+            )
         return known
     version = Version.objects.create(
         repository=owner,
@@ -76,7 +81,10 @@ def version_pushed(
         pushed_by=pushed_by[:150],
         pushed_at=pushed_at,
         is_current=latest,
+        current_since=pushed_at if latest else None,
     )
+    if latest:
+        jobs.enqueue(jobs.DEPLOY_PUSHED, owner.name)
     events.record(
         "version.pushed",
         f"{repository}:{tag} was pushed ({digest[:19]}).",
