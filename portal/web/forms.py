@@ -343,6 +343,17 @@ class ScaleForm(Styled, forms.Form):
     scale_to = forms.IntegerField(label=_("Instances"), min_value=0, max_value=MOST)
 
 
+class PushForm(Styled, forms.Form):
+    deploy_on_push = forms.CharField(
+        label=_("Tags to deploy"),
+        max_length=128,
+        required=False,
+        strip=False,
+        help_text=_("Such as v* or main-*; * stands for any characters, ? for one. Empty: pushes deploy nothing."),
+        widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false", "placeholder": "v*"}),
+    )
+
+
 class TokenForm(Styled, forms.Form):
     EXPIRIES = (("30", _("in 30 days")), ("90", _("in 90 days")), ("365", _("in a year")), ("", _("never")))
 

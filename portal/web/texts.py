@@ -211,6 +211,20 @@ EVENTS: Final[dict[str, Text]] = {
     "version.pushed": _("Version pushed"),
 }
 
+#: Why a release needs a version, beside its instances; as apps.deployments.services.versions says it.
+USES: Final[dict[str, Text]] = {
+    "rollout": _("a rollout"),
+    "traffic": _("has traffic"),
+    "wanted": _("instances to come"),
+}
+#: What the registry's manifests are; an unknown one was not read yet.
+MANIFESTS: Final[dict[str, Text]] = {
+    "unknown": _("not read yet"),
+    "image": _("image"),
+    "index": _("images for several platforms"),
+    "artifact": _("no image: can't be deployed"),
+}
+
 #: What it means that this signal ended it.
 SIGNALS: Final[dict[str, Text]] = {
     "SIGABRT": _("It gave up by itself, after an error in its own state. Its last lines mostly say which."),

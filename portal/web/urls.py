@@ -5,7 +5,19 @@ from __future__ import annotations
 from django.contrib.auth.views import LogoutView
 from django.urls import include, path
 
-from portal.web.views import account, app, apps, deleting, instance, login, placement, releases, robots, rollouts
+from portal.web.views import (
+    account,
+    app,
+    apps,
+    deleting,
+    instance,
+    login,
+    placement,
+    registry,
+    releases,
+    robots,
+    rollouts,
+)
 
 app_name = "web"
 
@@ -25,6 +37,11 @@ urlpatterns = [
     path("apps/<slug:slug>/rollouts/<int:number>/live", rollouts.rollout_live, name="rollout-live"),
     path("apps/<slug:slug>/rollouts/<int:number>/pause", rollouts.rollout_pause_now, name="rollout-pause"),
     path("apps/<slug:slug>/rollouts/<int:number>/continue", rollouts.rollout_continue_now, name="rollout-continue"),
+    path("registry/", registry.registry_page, name="registry"),
+    path("apps/<slug:slug>/versions/", registry.versions_page, name="versions"),
+    path("apps/<slug:slug>/versions/<str:tag>/", registry.version_page, name="version"),
+    path("apps/<slug:slug>/versions/<str:tag>/delete", registry.version_delete_page, name="version-delete"),
+    path("apps/<slug:slug>/deploy-on-push", registry.push_page, name="deploy-on-push"),
     path("apps/<slug:slug>/releases/", releases.releases_page, name="releases"),
     path("apps/<slug:slug>/releases/diff", releases.release_diff_page, name="release-diff"),
     path("apps/<slug:slug>/releases/<int:number>/rollback", releases.rollback_page, name="rollback"),

@@ -12,7 +12,6 @@ from apps.deployments.api.check_serializers import CheckSerializer
 from apps.deployments.checks import liveness_of, readiness_of
 from apps.deployments.models import App, FailureCapsule, Instance, Release
 from apps.deployments.selectors import app_url
-from apps.registry.models import Version
 
 
 class AppSerializer(serializers.ModelSerializer[App]):
@@ -57,13 +56,6 @@ class AppDeleteInput(serializers.Serializer[Any]):
     """``confirm`` is the app's name. Without it the answer says what would go."""
 
     confirm = serializers.CharField(max_length=200, required=False, allow_blank=True, default="", trim_whitespace=False)
-
-
-class VersionSerializer(serializers.ModelSerializer[Version]):
-    class Meta:
-        model = Version
-        fields = ("tag", "digest", "media_type", "pushed_by", "pushed_at")
-        read_only_fields = fields
 
 
 class ReleaseSerializer(serializers.ModelSerializer[Release]):

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 from django.urls import path
 
-from apps.deployments.api import placements, rollouts, views
+from apps.deployments.api import catalogue, placements, rollouts, views
 
 urlpatterns = [
     path("apps/", views.AppList.as_view(), name="api-apps"),
     path("apps/<slug:slug>/", views.AppDetail.as_view(), name="api-app"),
-    path("apps/<slug:slug>/versions/", views.VersionList.as_view(), name="api-versions"),
+    path("apps/<slug:slug>/versions/", catalogue.VersionList.as_view(), name="api-versions"),
+    path("apps/<slug:slug>/versions/<str:tag>/", catalogue.VersionDetail.as_view(), name="api-version"),
+    path("repositories/", catalogue.RepositoryList.as_view(), name="api-repositories"),
     path("apps/<slug:slug>/releases/", views.ReleaseList.as_view(), name="api-releases"),
     path("apps/<slug:slug>/rollouts/", rollouts.RolloutList.as_view(), name="api-rollouts"),
     path("apps/<slug:slug>/rollouts/<int:number>/", rollouts.RolloutDetail.as_view(), name="api-rollout"),

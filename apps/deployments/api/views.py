@@ -22,13 +22,11 @@ from apps.deployments.api.serializers import (
     EventSerializer,
     InstanceSerializer,
     ReleaseSerializer,
-    VersionSerializer,
 )
 from apps.deployments.models import App, Instance, Release
 from apps.deployments.services.apps import app_create
 from apps.deployments.services.deleting import app_delete
 from apps.deployments.services.pushes import deploy_on_push_set
-from apps.registry.models import Version
 from apps.tenants.permissions import person
 from apps.tenants.selectors import tenant_visible_to
 
@@ -83,14 +81,6 @@ class AppDetail(APIView):
         given.is_valid(raise_exception=True)
         app = app_delete(app=app, by=person(request.user), confirm=given.validated_data["confirm"])
         return Response(AppSerializer(app).data, status=status.HTTP_202_ACCEPTED)
-
-
-class VersionList(OfApp, generics.ListAPIView[Version]):
-    serializer_class = VersionSerializer
-    queryset = Version.objects.none()
-
-    def get_queryset(self) -> QuerySet[Version]:
-        return selectors.versions_of_app(self.app)
 
 
 class ReleaseList(OfApp, generics.ListAPIView[Release]):

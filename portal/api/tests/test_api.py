@@ -182,14 +182,17 @@ def _routes(patterns=None, prefix=""):
             yield "/" + path
 
 
-ARGUMENTS = {"<slug:slug>": "shop", "<int:number>": "1", "<int:pk>": "1", "<slug:name>": "host-1"}
+ARGUMENTS = {"<slug:slug>": "shop", "<int:number>": "1", "<int:pk>": "1", "<slug:name>": "host-1", "<str:tag>": "1.0"}
 
 
 def _arguments():
     return {**ARGUMENTS, "<uuid:uid>": str(Instance.objects.values_list("uid", flat=True)[0])}
 
 
-OWN = {"/api/v1/me/", "/api/v1/tokens/", "/api/v1/tenants/", "/api/v1/apps/", "/api/v1/tokens/1/"}
+OWN = {
+    *("/api/v1/me/", "/api/v1/tokens/", "/api/v1/tenants/", "/api/v1/apps/", "/api/v1/tokens/1/"),
+    "/api/v1/repositories/",
+}
 
 
 #: For machines, which have secrets of their own: signed in or out is the same there.

@@ -15,6 +15,7 @@ from django.utils.translation import ngettext
 
 from apps.core.clock import now
 from apps.core.models import Event
+from apps.deployments.services.versions import Use
 from portal.web import how, rollout_words, texts
 
 register = template.Library()
@@ -25,6 +26,7 @@ _ICONS = {
     "-8.106 -13.536a1.914 1.914 0 0 0 -3.274 0M12 16h.01",
     "anchor": "M12 9v12m-8 -8a8 8 0 0 0 16 0m1 0h-2m-14 0h-2M12 6m-3 0a3 3 0 1 0 6 0a3 3 0 1 0 -6 0",
     "apps": "M12 3l8 4.5v9l-8 4.5l-8 -4.5v-9l8 -4.5M12 12l8 -4.5M12 12v9M12 12l-8 -4.5",
+    "box": "M3 7l9 -4l9 4v10l-9 4l-9 -4zM3 7l9 4l9 -4M12 11v10",
     "check": "M5 12l5 5l10 -10",
     "down": "M6 9l6 6l6 -6",
     "out": "M12 6h-6a2 2 0 0 0 -2 2v10a2 2 0 0 0 2 2h10a2 2 0 0 0 2 -2v-6M11 13l9 -9M15 4h5v5",
@@ -53,6 +55,22 @@ def _state(kinds: dict[str, tuple[texts.Text, str]], value: str) -> SafeString:
 @register.filter
 def app_state(value: str) -> SafeString:
     return _state(texts.APP_STATES, str(value))
+
+
+@register.filter
+def manifest_kind(value: str) -> str:
+    return str(texts.MANIFESTS.get(value, value))
+
+
+@register.filter
+def use_words(use: Use) -> str:
+    """Why a release needs a version, for people."""
+    return ", ".join(
+        ngettext("%(n)d instance", "%(n)d instances", use.instances) % {"n": use.instances}
+        if one == "instances"
+        else str(texts.USES[one])
+        for one in use.reasons
+    )
 
 
 @register.filter
