@@ -202,12 +202,13 @@ def test_a_repository_that_cannot_be_listed_keeps_nobody_waiting(world, registry
     assert not Repository.objects.filter(listed_at=None).exists()
 
 
-def test_a_registry_that_is_away_is_asked_once(world, registry):
+def test_a_registry_that_is_away_is_not_asked_on_and_comes_first_when_it_is_back(world, registry, monkeypatch):
+    monkeypatch.setattr("apps.registry.reconcile.AT_ONCE", 1)
     for slug in ("one", "two"):
         world.app(slug)
-    registry.tags = dict.fromkeys(("one", "two"), httpx.ConnectError("refused"))
+    registry.tags = {"one": httpx.ConnectError("refused"), "two": ["1.0"]}
     assert repositories_list() == 0
-    assert Repository.objects.filter(listed_at=None).count() == 1
+    assert Repository.objects.filter(listed_at=None).count() == 2
 
 
 def test_a_listing_of_too_many_tags_is_cut_and_takes_nothing_away(world, registry, monkeypatch):
