@@ -4,29 +4,36 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('registry', '0004_manifests'),
+        ("registry", "0005_robots"),
     ]
 
     operations = [
         migrations.AddField(
-            model_name='manifest',
-            name='own_bytes',
-            field=models.PositiveIntegerField(db_default=0, default=0, help_text='of the manifest itself, without parts'),
+            model_name="manifest",
+            name="own_bytes",
+            field=models.PositiveIntegerField(
+                db_default=0, default=0, help_text="of the manifest itself, without parts"
+            ),
         ),
         migrations.AddField(
-            model_name='version',
-            name='current_since',
-            field=models.DateTimeField(blank=True, help_text='when the tag began to name it; pushing the same again changes nothing', null=True),
+            model_name="version",
+            name="current_since",
+            field=models.DateTimeField(
+                blank=True, help_text="when the tag began to name it; pushing the same again changes nothing", null=True
+            ),
         ),
         migrations.AddField(
-            model_name='version',
-            name='deleted_at',
-            field=models.DateTimeField(blank=True, help_text='since when the tag is out of the registry', null=True),
+            model_name="version",
+            name="deleted_at",
+            field=models.DateTimeField(blank=True, help_text="since when the tag is out of the registry", null=True),
         ),
         migrations.AddIndex(
-            model_name='version',
-            index=models.Index(condition=models.Q(('deleted_at', None), ('deleting_at__isnull', False)), fields=['repository'], name='version_to_delete'),
+            model_name="version",
+            index=models.Index(
+                condition=models.Q(("deleted_at", None), ("deleting_at__isnull", False)),
+                fields=["repository"],
+                name="version_to_delete",
+            ),
         ),
     ]

@@ -16,7 +16,7 @@ def manifests_made(apps, schema_editor):
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("registry", "0005_deleted_versions"),
+        ("registry", "0006_deleted_versions"),
     ]
 
     operations = [
