@@ -8,7 +8,17 @@ from stack.environment import Environment
 from stack.hosts import DockerHosts
 from stack.parts.base import Part, StackError
 from stack.parts.postgres import postgres
-from stack.parts.python import beat, engines_worker, gateway, hosts_worker, probes_worker, watcher, web, worker
+from stack.parts.python import (
+    beat,
+    collector,
+    engines_worker,
+    gateway,
+    hosts_worker,
+    probes_worker,
+    watcher,
+    web,
+    worker,
+)
 from stack.parts.redis import redis
 from stack.parts.registry import registry
 from stack.parts.zookeeper import zookeeper
@@ -25,6 +35,7 @@ FACTORIES: Mapping[str, Callable[[Environment], Part]] = {
     "probes": probes_worker,
     "beat": beat,
     "watcher": watcher,
+    "collector": collector,
     "gateway": gateway,
 }
 # "hosts=2" stands for two Docker hosts.
@@ -32,7 +43,7 @@ HOSTS = "hosts"
 DEFAULTS: Mapping[str, Sequence[str]] = {
     "demo": (
         *("redis", "zookeeper", "registry", "web"),
-        *("worker", "engines", "hosts-worker", "probes", "beat", "watcher", "gateway"),
+        *("worker", "engines", "hosts-worker", "probes", "beat", "watcher", "collector", "gateway"),
     ),
     "test": ("postgres", "redis", "zookeeper"),
 }

@@ -22,8 +22,10 @@ OBSERVE_HOST = "deployments.observe_host"
 RECONCILE_TENANT = "deployments.reconcile_tenant"
 REBUILD_DISCOVERY = "deployments.rebuild_discovery"
 PROBE_SHARD = "deployments.probe_shard"
+PRUNE_IMAGES = "deployments.prune_images"
 DESCRIBE_MANIFEST = "registry.describe"
 CLEAN_REPOSITORY = "registry.clean"
+COUNT_STORAGE = "registry.count_storage"
 DEPLOY_PUSHED = "deployments.deploy_pushed"
 
 

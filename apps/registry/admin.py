@@ -12,7 +12,7 @@ from apps.registry.models import Manifest, Part, RefreshToken, Repository, Robot
 
 @admin.register(Repository)
 class RepositoryAdmin(ReadOnlyAdmin):
-    list_display = ("name", "tenant", "created_at", "listed_at")
+    list_display = ("name", "tenant", "created_at", "listed_at", "cleaned_at", "loose_bytes")
     list_select_related = ("tenant",)
     search_fields = ("name", "tenant__slug")
 

@@ -49,7 +49,7 @@ def version_of(repository_name: str, tag: str) -> Version:
 
 
 def digests_of(repository_name: str) -> list[str]:
-    """All that was ever pushed, as far as it was told."""
+    """All that was ever pushed, under a tag or without, as far as it was told."""
     versions = Version.objects.filter(repository__name=repository_name).values_list("digest", flat=True)
     manifests = Manifest.objects.filter(repository__name=repository_name).values_list("digest", flat=True)
     return sorted({*versions, *manifests})
@@ -173,3 +173,45 @@ def sizes_of_repositories(ids: Sequence[int]) -> dict[int, int]:
     for pk, size in own:
         found[pk] = found.get(pk, 0) + size
     return found
+
+
+# Storage ------------------------------------------------------------------------------------------------------
+
+
+def storage_of(tenant_id: int) -> int:
+    """Bytes of all that the tenant's manifests name, and of the manifests: each digest once, as the registry has it."""
+    manifests = Manifest.objects.filter(repository__tenant_id=tenant_id).order_by()
+    blobs = Part.objects.filter(manifest__repository__tenant_id=tenant_id).exclude(kind=Part.Kind.MANIFEST).order_by()
+    own = manifests.values("digest").annotate(size=Max("own_bytes")).aggregate(total=Sum("size"))["total"]
+    theirs = blobs.values("digest").annotate(size=Max("size_bytes")).aggregate(total=Sum("size"))["total"]
+    return int(own or 0) + int(theirs or 0)
+
+
+def loose_of(tenant_id: int) -> int:
+    """Bytes that the tenant's repositories store and no manifest names, as the storage was seen last."""
+    rows = Repository.objects.filter(tenant_id=tenant_id)
+    return int(rows.aggregate(total=Sum("loose_bytes"))["total"] or 0)
+
+
+def digests_counted(repository_name: str) -> set[str]:
+    """Blobs that ``storage_of`` counts for the repository, without their "sha256:"."""
+    parts = Part.objects.filter(manifest__repository__name=repository_name).values_list("digest", flat=True)
+    return {digest.removeprefix("sha256:") for digest in parts}
+
+
+def manifests_known(repository_name: str) -> set[str]:
+    """The repository's manifests that there are rows of, without their "sha256:"."""
+    known = Manifest.objects.filter(repository__name=repository_name).values_list("digest", flat=True)
+    return {digest.removeprefix("sha256:") for digest in known}
+
+
+def is_quiet(repository_name: str) -> bool:
+    """Whether nobody holds a token for it. False for one that is not known: then nothing is known of its tokens."""
+    found = Repository.objects.filter(name=repository_name).values_list("tokens_until", flat=True)[:1]
+    return any(until is None or until < now() for until in found)
+
+
+def repositories_unkept(before: datetime, limit: int) -> list[str]:
+    """Names of those whose rules were not applied since, the longest ago first."""
+    rows = Repository.objects.filter(deleting_at=None).exclude(cleaned_at__gte=before)
+    return list(rows.order_by(F("cleaned_at").asc(nulls_first=True)).values_list("name", flat=True)[:limit])

@@ -46,12 +46,12 @@ class QuotaInline(TabularInline):  # type: ignore[misc]
     formset = ChangedOnly
     can_delete = False
     max_num = 0
-    readonly_fields = ("memory_mb_used", "cpu_millis_used", "instances_used")
+    readonly_fields = ("memory_mb_used", "cpu_millis_used", "instances_used", "storage_bytes_used")
 
 
 @admin.register(Plan)
 class PlanAdmin(ModelAdmin):  # type: ignore[misc]
-    list_display = ("slug", "name", "memory_mb", "cpu_millis", "instances", "apps")
+    list_display = ("slug", "name", "memory_mb", "cpu_millis", "instances", "apps", "storage_mb")
 
 
 @admin.register(Tenant)
@@ -77,10 +77,12 @@ class QuotaAdmin(ModelAdmin):  # type: ignore[misc]
         "cpu_millis_used",
         "instances",
         "instances_used",
+        "storage_mb",
+        "storage_bytes_used",
     )
     list_select_related = ("tenant",)
     search_fields = ("tenant__slug",)
-    readonly_fields = ("tenant", "memory_mb_used", "cpu_millis_used", "instances_used")
+    readonly_fields = ("tenant", "memory_mb_used", "cpu_millis_used", "instances_used", "storage_bytes_used")
 
     def save_model(self, request: HttpRequest, obj: Quota, form: forms.ModelForm[Quota], change: bool) -> None:
         save_changed(obj, form, change)

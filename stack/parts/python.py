@@ -178,6 +178,23 @@ def watcher(env: Environment) -> Part:
     )
 
 
+def collector(env: Environment, *, every_s: int = 3600) -> Part:
+    """Gives back what the registry stores and nothing names. On the registry's machine, which here is this one."""
+    return Part(
+        name="collector",
+        argv=[
+            *(sys.executable, str(ROOT / "manage.py"), "registry_collect"),
+            *("--config", str(env.part_directory("registry") / "config.yml"), "--every", str(every_s)),
+        ],
+        # It listens on nothing, and has nothing to do for hours; supervisord sees to it that it stays up.
+        ready=lambda: True,
+        env=env.variables(),
+        cwd=ROOT,
+        after=("registry", "web"),
+        autorestart=True,
+    )
+
+
 def gateway(env: Environment) -> Part:
     def ready() -> bool:
         return probes.tcp(env.ports["gateway_status"]) and probes.tcp(env.ports["gateway"])

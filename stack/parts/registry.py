@@ -28,7 +28,8 @@ def registry(env: Environment, *, token_auth: bool = True) -> Part:
             "storage": {
                 "filesystem": {"rootdirectory": str(directory / "data")},
                 "delete": {"enabled": True},
-                "cache": {"blobdescriptor": "inmemory"},
+                # No cache of blob descriptors: it would answer for blobs that were collected (docs/decisions/0026).
+                "maintenance": {"uploadpurging": {"enabled": True, "age": "24h", "interval": "6h", "dryrun": False}},
             },
             "http": {
                 # Docker hosts come through their bridge: stack/network.py leads them to loopback.

@@ -10,6 +10,10 @@ from apps.core.errors import PlatformError
 from apps.registry.cleaning import repositories_clean
 from apps.registry.describing import manifest_describe, manifests_describe
 from apps.registry.reconcile import repositories_list
+from apps.registry.services.quota import storage_count, storage_sweep
+
+#: Tenants in one sweep, which comes every 20 seconds; what changed is counted by a nudge of its own.
+TENANTS = 200
 
 
 @shared_task(name="registry.list")
@@ -37,3 +41,15 @@ def clean_repositories(repository_id: int = 0) -> None:
     with due("registry_clean", every_s=0) as mine:
         if mine:
             repositories_clean()
+
+
+@shared_task(name=jobs.COUNT_STORAGE)
+def count_storage(tenant_id: int) -> None:
+    storage_count(tenant_id=tenant_id)
+
+
+@shared_task(name="registry.storage")
+def storage() -> None:
+    with due("registry_storage", every_s=15) as mine:
+        if mine:
+            storage_sweep(limit=TENANTS)

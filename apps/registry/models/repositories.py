@@ -28,11 +28,17 @@ class Repository(models.Model):
         null=True, blank=True, editable=False, help_text="when the last token that somebody was given for it has ended"
     )
 
+    loose_bytes = models.PositiveBigIntegerField(
+        default=0, db_default=0, editable=False, help_text="stored beside what its manifests name; see registry_collect"
+    )
+    cleaned_at = models.DateTimeField(null=True, blank=True, editable=False, help_text="when its rules were applied")
+
     class Meta:
         ordering = ("name",)
         verbose_name_plural = "repositories"
         constraints = (models.CheckConstraint(condition=Q(name__regex=SLUG), name="repository_name_is_slug"),)
-        indexes = (models.Index(fields=["listed_at"]),)  # the sweep takes the longest unlisted first
+        # The sweeps take those first that were not listed, or cleaned up, for the longest time.
+        indexes = (models.Index(fields=["listed_at"]), models.Index(fields=["cleaned_at"]))
 
     def __str__(self) -> str:
         return self.name

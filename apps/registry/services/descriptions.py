@@ -90,6 +90,7 @@ def manifest_described(*, manifest: Manifest, description: Description) -> bool:
     )
     _children_noted(row, description)
     _summed(row)
+    jobs.enqueue(jobs.COUNT_STORAGE, manifest.repository.tenant_id)
     # Whoever waited to hear what it is.
     jobs.enqueue(jobs.DEPLOY_PUSHED, row.repository.name)
     return True

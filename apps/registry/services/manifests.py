@@ -94,6 +94,7 @@ def manifest_gone(*, manifest: Manifest, asked_at: datetime) -> bool:
     left = Manifest.objects.filter(repository_id=manifest.repository_id, digest__in=children, deleting_at=None)
     if row.deleting_at is not None and unnamed(left).update(deleting_at=now()):
         jobs.enqueue(jobs.CLEAN_REPOSITORY, manifest.repository_id)
+    jobs.enqueue(jobs.COUNT_STORAGE, manifest.repository.tenant_id)
     return True
 
 

@@ -21,6 +21,7 @@ from apps.core.errors import Denied
 from apps.registry import selectors
 from apps.registry.models import Repository, Robot
 from apps.registry.services.keys import LEEWAY_S, TOKEN_S, RegistryUnconfigured, SigningKey, signing_key
+from apps.registry.services.quota import storage_refusal
 from apps.tenants.models import User
 from apps.tenants.permissions import Action, allows_images
 
@@ -108,7 +109,7 @@ def push_refusal(repository: Repository) -> str | None:
 
     Pulls and deletes go on whatever it says.
     """
-    return None
+    return storage_refusal(repository)
 
 
 def granted(who: Who, asked: Asked) -> list[Access]:

@@ -26,6 +26,11 @@ def repository_close(*, name: str) -> None:
     Repository.objects.filter(name=name, deleting_at=None).update(deleting_at=now())
 
 
+def repository_cleaned(*, name: str) -> None:
+    """Its app's rules were applied: the others come first now."""
+    Repository.objects.filter(name=name).update(cleaned_at=now())
+
+
 def repository_erase(*, name: str) -> None:
     """The name is free again: part of the caller's transaction. What the registry held is gone by then."""
     Repository.objects.filter(name=name, deleting_at__isnull=False).delete()

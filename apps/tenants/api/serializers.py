@@ -20,6 +20,8 @@ class QuotaSerializer(serializers.ModelSerializer[Quota]):
             "memory_mb_used",
             "cpu_millis_used",
             "instances_used",
+            "storage_mb",
+            "storage_bytes_used",
         )
         read_only_fields = fields
 

@@ -98,6 +98,7 @@ class Quota(models.Model):
     storage_bytes_used = models.PositiveBigIntegerField(
         default=0, db_default=0, editable=False, help_text="counted from the registry's manifests; a little late"
     )
+    storage_counted_at = models.DateTimeField(null=True, blank=True, editable=False)
 
     class Meta:
         constraints = (
