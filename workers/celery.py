@@ -58,6 +58,7 @@ def _configure() -> None:
             jobs.RECONCILE_INSTANCE: {"queue": ENGINES},
             jobs.START_INSTANCES: {"queue": ENGINES},
             jobs.OBSERVE_HOST: {"queue": HOSTS},
+            jobs.PRUNE_IMAGES: {"queue": HOSTS},
             jobs.PROBE_SHARD: {"queue": PROBES},
         },
         worker_prefetch_multiplier=1,

@@ -24,9 +24,12 @@ SCHEDULE: dict[str, dict[str, Any]] = {
     "pushes": _every(5, "deployments.pushes"),
     # A duty of once a day, asked about more often: beat counts from its own start.
     "capsules": _every(3600, "deployments.capsules"),
+    "images": _every(30, "deployments.images"),
+    "retention": _every(120, "deployments.retention"),
     "registry": _every(10, "registry.list"),
     "registry_describe": _every(5, "registry.describe_due"),
     "registry_clean": _every(10, "registry.clean"),
+    "registry_storage": _every(20, "registry.storage"),
     # Once an hour is enough; a message that found no worker is not missed for long.
     "events": _every(300, "core.prune_events"),
 }

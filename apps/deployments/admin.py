@@ -13,7 +13,7 @@ from django.urls import reverse
 
 from apps.core.admin import ReadOnlyAdmin
 from apps.core.errors import BerthError
-from apps.deployments.models import App, Domain, Gateway, Instance, Release, ReplicaSet, Rollout
+from apps.deployments.models import App, Domain, Gateway, Instance, Release, ReplicaSet, Retention, Rollout
 from apps.deployments.selectors import apps_of_tenant
 from apps.deployments.services.deleting import DELETE_TENANTS, dedicated_hosts, tenant_delete
 from apps.tenants.admin import TenantAdmin
@@ -66,6 +66,14 @@ class InstanceAdmin(ReadOnlyAdmin):
     list_select_related = ("app", "host")
     list_filter = ("status", "released")
     search_fields = ("app__slug", "host__name", "container_id")
+
+
+@admin.register(Retention)
+class RetentionAdmin(ReadOnlyAdmin):
+    list_display = ("app", "is_on", "keep_last", "keep_days", "keep_tags", "rollback_releases", "updated_by")
+    list_select_related = ("app",)
+    list_filter = ("is_on",)
+    search_fields = ("app__slug",)
 
 
 @admin.register(Gateway)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from uuid import UUID
 
-from django.db.models import QuerySet
+from django.db.models import F, QuerySet
 
 from apps.core.errors import Missing, PlatformError
 from apps.hosts.models import Cluster, Host, PortAllocation
+from apps.hosts.samples import sampled_lately
 
 
 class NoCluster(PlatformError):
@@ -34,6 +35,12 @@ def hosts_of(cluster_id: int) -> QuerySet[Host]:
 def hosts_to_observe() -> QuerySet[Host]:
     """Every host whose containers may matter, whatever its status."""
     return Host.objects.exclude(status=Host.Status.REMOVED).select_related("cluster").order_by("pk")
+
+
+def hosts_low_on_disk(percent: int) -> list[int]:
+    """Those that said lately that less of their disk is free, in per cent."""
+    low = hosts_to_observe().filter(sampled_lately(), disk_mb__gt=0, disk_mb_idle__lt=F("disk_mb") * percent / 100.0)
+    return list(low.values_list("pk", flat=True))
 
 
 def host_with_engine(pk: int) -> Host:

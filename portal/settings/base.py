@@ -241,6 +241,8 @@ DRAIN_REQUESTS_S = env.int("BERTH_DRAIN_REQUESTS", default=30)
 HOST_SUSPECT_AFTER_S = env.int("BERTH_HOST_SUSPECT_AFTER", default=4)
 HOST_DOWN_AFTER_S = env.int("BERTH_HOST_DOWN_AFTER", default=9)
 HOST_JOIN_DEADLINE_S = env.int("BERTH_HOST_JOIN_DEADLINE", default=900)
+# A host with less of its disk free, in per cent, gives up images that no release needs.
+HOST_IMAGES_DISK_PERCENT = min(90, max(0, env.int("BERTH_HOST_IMAGES_DISK", default=15)))
 # A request that was on its way when its route went may still arrive: a port rests this long after the last gateway's
 # acknowledgement could have been given.
 PORT_QUARANTINE_S = env.int("BERTH_PORT_QUARANTINE", default=30)

@@ -85,6 +85,10 @@ class Harness(ABC):
         """The engine's clock, as events have it."""
 
     @abstractmethod
+    def tag(self, spec: ContainerSpec, name: str) -> None:
+        """Somebody gives a name of his own to the spec's image, which was pulled."""
+
+    @abstractmethod
     def networks(self) -> set[str]: ...
 
     @abstractmethod
@@ -150,6 +154,9 @@ class MemoryHarness(Harness):
     def now(self) -> float:
         return float(self.host.spoken)
 
+    def tag(self, spec: ContainerSpec, name: str) -> None:
+        self.host.tagged[name] = str(spec.image)
+
     def networks(self) -> set[str]:
         return {f"berth-{platform}-{tenant}" for platform, tenant in self.host.networks}
 
@@ -209,6 +216,10 @@ class DockerHarness(Harness):
 
     def now(self) -> float:
         return time.time()  # it runs on this machine
+
+    def tag(self, spec: ContainerSpec, name: str) -> None:
+        repository, _, tag = name.partition(":")
+        assert self.dockerd.api.tag(str(spec.image), repository, tag)
 
     def networks(self) -> set[str]:
         return {network["Name"] for network in self.dockerd.api.networks(filters={"type": "custom"})}

@@ -433,6 +433,48 @@ def test_events_of_other_platforms_and_of_strangers_are_not_told(harness: Harnes
     assert {event.instance for event in heard} == {ours.instance}
 
 
+def known(harness: Harness, engine: HostEngine) -> dict[str, str]:
+    """Name -> the id of the image."""
+    return {name: one.id for one in engine.images() for name in one.references}
+
+
+def test_an_image_that_was_pulled_is_listed_by_its_digest_and_goes_once_nothing_is_made_of_it(
+    harness: Harness, engine: HostEngine
+) -> None:
+    spec = harness.spec()
+    reference = str(spec.image)
+    assert reference not in known(harness, engine)
+    engine.ensure(spec, pull_token="")
+    (found,) = [one for one in engine.images() if reference in one.references]
+    assert found.size_bytes > 0
+    assert engine.image_remove(reference) is False
+    harness.kill(spec)
+    assert engine.image_remove(reference) is False, "a container that ended is made of it too"
+    engine.remove(spec.name, grace_s=0)
+    assert engine.image_remove(reference) is True
+    assert reference not in known(harness, engine)
+    assert engine.image_remove(reference) is True
+    assert engine.ensure(spec, pull_token="").state is ContainerState.RUNNING, "it is pulled anew"
+
+
+def test_an_image_that_somebody_tagged_loses_our_name_and_stays(harness: Harness, engine: HostEngine) -> None:
+    spec = harness.spec()
+    reference = str(spec.image)
+    engine.ensure(spec, pull_token="")
+    engine.remove(spec.name, grace_s=0)
+    harness.tag(spec, "mine:1")
+    assert known(harness, engine)["mine:1"] == known(harness, engine)[reference]
+    assert engine.image_remove(reference) is True
+    assert "mine:1" in known(harness, engine)
+    assert reference not in known(harness, engine)
+
+
+@pytest.mark.parametrize("name", ["mine:1", "", "..", "a/b", "r.test/a@sha256:1", "r.test/../a@sha256:" + "a" * 64])
+def test_no_image_is_removed_by_anything_but_its_digest(harness: Harness, engine: HostEngine, name: str) -> None:
+    with pytest.raises(SpecRefused):
+        engine.image_remove(name)
+
+
 def test_closing_twice_is_harmless(engine: HostEngine) -> None:
     engine.ping()
     engine.close()

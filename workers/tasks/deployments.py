@@ -16,7 +16,8 @@ from apps.deployments.selectors import unfinished_apps, unfinished_instances, un
 from apps.deployments.services.capsules import capsules_expire
 from apps.deployments.services.outage import deadlines_extended
 from apps.deployments.services.pushes import pushed_deploy, pushes_find
-from apps.hosts.selectors import hosts_to_observe
+from apps.deployments.services.retention import apps_clean
+from apps.hosts.selectors import hosts_low_on_disk, hosts_to_observe
 from workers.celery import ENGINES
 from workers.clients import backlog, clients
 
@@ -121,3 +122,24 @@ def capsules() -> None:
     with due("capsules", every_s=DAY_S) as mine:
         if mine:
             capsules_expire()
+
+
+@shared_task(name="deployments.retention")
+def retention() -> None:
+    """Each app once a day, those that waited the longest first."""
+    with due("retention", every_s=60) as mine:
+        if mine:
+            apps_clean(limit=200, budget_s=45)
+
+
+@shared_task(name="deployments.images")
+def images() -> None:
+    for pk in hosts_low_on_disk(settings.HOST_IMAGES_DISK_PERCENT):
+        jobs.enqueue(jobs.PRUNE_IMAGES, pk)
+
+
+@shared_task(name=jobs.PRUNE_IMAGES)
+def prune_images(host_id: int) -> None:
+    with due(f"images:{host_id}", every_s=25) as mine:
+        if mine:
+            reconcile.images_prune(host_id, clients())

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from apps.deployments.api import catalogue, placements, rollouts, views
+from apps.deployments.api import catalogue, placements, retention, rollouts, views
 
 urlpatterns = [
     path("apps/", views.AppList.as_view(), name="api-apps"),
@@ -26,6 +26,9 @@ urlpatterns = [
     path("apps/<slug:slug>/undeploy/", rollouts.Undeploy.as_view(), name="api-undeploy"),
     path("apps/<slug:slug>/instances/", views.InstanceList.as_view(), name="api-instances"),
     path("apps/<slug:slug>/instances/<uuid:uid>/capsule/", views.CapsuleDetail.as_view(), name="api-capsule"),
+    path("apps/<slug:slug>/retention/", retention.RetentionDetail.as_view(), name="api-retention"),
+    path("apps/<slug:slug>/retention/preview/", retention.RetentionPreview.as_view(), name="api-retention-preview"),
+    path("apps/<slug:slug>/retention/apply/", retention.RetentionApply.as_view(), name="api-retention-apply"),
     path("apps/<slug:slug>/events/", views.EventList.as_view(), name="api-events"),
     path("placements/explain/", placements.PlacementExplain.as_view(), name="api-placements-explain"),
     path("placements/explain", placements.PlacementExplainBare.as_view()),

@@ -4,6 +4,7 @@ from apps.deployments.models.explanations import Explanation
 from apps.deployments.models.gateways import Gateway
 from apps.deployments.models.instances import Instance
 from apps.deployments.models.releases import Release, ReplicaSet
+from apps.deployments.models.retention import Retention
 from apps.deployments.models.rollouts import Rollout
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "NoLog",
     "Release",
     "ReplicaSet",
+    "Retention",
     "Rollout",
 ]

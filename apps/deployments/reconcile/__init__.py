@@ -8,6 +8,7 @@ from apps.deployments.reconcile.app import reconcile_app
 from apps.deployments.reconcile.clients import Clients
 from apps.deployments.reconcile.deleting import reconcile_tenant
 from apps.deployments.reconcile.hosts import container_ended, observe_host
+from apps.deployments.reconcile.images import images_prune
 from apps.deployments.reconcile.instance import reconcile_instance
 from apps.deployments.reconcile.probes import probe_pass
 from apps.deployments.reconcile.routes import gateways_observe, rebuild_discovery
@@ -18,6 +19,7 @@ __all__ = [
     "Clients",
     "container_ended",
     "gateways_observe",
+    "images_prune",
     "observe_host",
     "probe_pass",
     "probe_shard",

@@ -253,6 +253,29 @@ class RunsChecks(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class HostImage:
+    """An image that the host stores. ``references`` are all names that it has: ``registry/repository@sha256:...`` as it
+    was pulled by its digest, and tags that somebody gave it. Its size counts layers that it shares with others.
+    """
+
+    id: str
+    references: tuple[str, ...]
+    size_bytes: int
+
+
+class PrunesImages(Protocol):
+    def images(self) -> Sequence[HostImage]:
+        """All that the host stores, whoever pulled them."""
+
+    def image_remove(self, reference: str) -> bool:
+        """Take a name away, and with its last name the image; never by force. Not there any more is success.
+
+        False where a container is made of it, one that ended included. Raises SpecRefused for anything but an image by
+        its digest: tags are somebody else's.
+        """
+
+
 class EventKind(enum.StrEnum):
     """What happened to a container. ``OOM`` says that the kernel killed in it, not yet that it ended."""
 

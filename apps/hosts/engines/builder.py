@@ -47,6 +47,14 @@ _MAX_STRINGS = 1_000_000  # execve(2): well under a quarter of the default 8 MiB
 _MAX_REPOSITORY = 255
 
 
+def only_by_digest(reference: str) -> None:
+    """Raises SpecRefused unless it is an image by its digest, as an ImageRef is written: a tag is somebody else's."""
+    registry, _, rest = reference.partition("/")
+    repository, _, digest = rest.partition("@")
+    if not (_REGISTRY.fullmatch(registry) and _REPOSITORY.fullmatch(repository) and _DIGEST.fullmatch(digest)):
+        raise SpecRefused("only an image that was pulled by its digest can be removed")
+
+
 def network_name(spec: ContainerSpec) -> str:
     """The bridge that only this tenant's containers are on."""
     return f"berth-{spec.platform}-{spec.tenant}"

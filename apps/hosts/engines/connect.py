@@ -6,11 +6,19 @@ import os
 from collections.abc import Callable
 from typing import Protocol
 
-from apps.hosts.engines.base import AddressRefused, Engine, EngineAddress, RunsChecks, StreamsEvents, StreamsLogs
+from apps.hosts.engines.base import (
+    AddressRefused,
+    Engine,
+    EngineAddress,
+    PrunesImages,
+    RunsChecks,
+    StreamsEvents,
+    StreamsLogs,
+)
 
 
-class HostEngine(Engine, StreamsLogs, StreamsEvents, RunsChecks, Protocol):
-    """What every engine of one host can do: the five verbs, the logs, the events, and commands that check."""
+class HostEngine(Engine, StreamsLogs, StreamsEvents, RunsChecks, PrunesImages, Protocol):
+    """What every engine of one host can do: the five verbs, logs, events, commands that check, and its images."""
 
 
 def connect(address: EngineAddress) -> HostEngine:

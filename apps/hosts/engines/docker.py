@@ -29,6 +29,7 @@ from apps.hosts.engines.base import (
     EngineError,
     EngineInfo,
     EngineUnreachable,
+    HostImage,
     ImageRef,
     NameTaken,
     Observed,
@@ -172,6 +173,23 @@ class DockerEngine:
                 connect_s=self._timeouts.ping,
                 idle_s=self._timeouts.events_idle,
             )
+
+    def images(self) -> Sequence[HostImage]:
+        with _translated():
+            return [parse.image(line) for line in self._client().images()]
+
+    def image_remove(self, reference: str) -> bool:
+        builder.only_by_digest(reference)
+        with _translated():
+            try:
+                self._client(self._timeouts.change).remove_image(reference, force=False)
+            except NotFound:
+                return True
+            except APIError as refused:
+                if refused.status_code == 409:
+                    return False
+                raise
+            return True
 
     def close(self) -> None:
         """Drop the connections. The next verb opens new ones."""

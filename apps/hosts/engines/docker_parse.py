@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from apps.hosts.engines import builder
-from apps.hosts.engines.base import ContainerState, EngineInfo, Observed
+from apps.hosts.engines.base import ContainerState, EngineInfo, HostImage, Observed
 from apps.hosts.engines.docker_errors import clean
 
 _NAME = re.compile(r"berth-[a-z0-9][a-z0-9-]*[a-z0-9]")
@@ -123,3 +123,10 @@ def info(raw: Mapping[str, Any]) -> EngineInfo:
         os=str(raw.get("OSType") or "").lower()[:20],
         architecture=_ARCHITECTURES.get(machine, machine)[:20],
     )
+
+
+def image(raw: Mapping[str, Any]) -> HostImage:
+    """A line of the list of images. One without names has "<none>" for them, or nothing at all."""
+    names = [*(raw.get("RepoTags") or []), *(raw.get("RepoDigests") or [])]
+    known = tuple(str(one) for one in names if "<none>" not in str(one))
+    return HostImage(str(raw["Id"]), known, max(0, int(raw.get("Size") or 0)))

@@ -27,6 +27,7 @@ from apps.hosts.engines.base import (
     EngineInfo,
     EngineUnreachable,
     EventKind,
+    HostImage,
     ImageDenied,
     ImageNotFound,
     NameTaken,
@@ -105,6 +106,9 @@ class MemoryHost:
     containers: dict[str, MemoryContainer] = field(default_factory=dict)
     networks: set[tuple[str, str]] = field(default_factory=set)
     pulled: set[str] = field(default_factory=set)
+    tagged: dict[str, str] = field(default_factory=dict)
+    """A tag that somebody gave by hand -> what was pulled, or a name of its own for an image of his."""
+    image_bytes: int = 10 * 1024 * 1024
     failures: dict[str, list[Failure]] = field(default_factory=lambda: defaultdict(list))
     calls: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -275,6 +279,32 @@ class MemoryEngine:
                     yield event
                 if stop():
                     return
+
+    def images(self) -> Sequence[HostImage]:
+        def look(host: MemoryHost) -> list[HostImage]:
+            known: dict[str, list[str]] = {one.rpartition("@")[2]: [] for one in (*host.pulled, *host.tagged.values())}
+            for reference in sorted(host.pulled):
+                known[reference.rpartition("@")[2]].append(reference)
+            for tag, of in sorted(host.tagged.items()):
+                known[of.rpartition("@")[2]].append(tag)
+            return [HostImage(one, tuple(names), host.image_bytes) for one, names in known.items()]
+
+        return self._call("images", look)
+
+    def image_remove(self, reference: str) -> bool:
+        builder.only_by_digest(reference)
+
+        def drop(host: MemoryHost) -> bool:
+            digest = reference.rpartition("@")[2]
+            others = [one for one in host.pulled if one.endswith(digest) and one != reference]
+            others += [tag for tag, of in host.tagged.items() if of.endswith(digest)]
+            used = any(one.body["Image"].endswith(digest) for one in host.containers.values())
+            if used and reference in host.pulled and not others:
+                return False
+            host.pulled.discard(reference)
+            return True
+
+        return self._call("image_remove", drop)
 
     def close(self) -> None:
         """Nothing is held."""

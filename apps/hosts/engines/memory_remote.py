@@ -19,6 +19,7 @@ from apps.hosts.engines.base import (
     EngineError,
     EngineInfo,
     EngineUnreachable,
+    HostImage,
     Observed,
 )
 
@@ -55,6 +56,14 @@ class RemoteMemoryEngine:
 
     def check(self, name: str, command: Sequence[str], *, timeout_s: int) -> CommandResult:
         answer: CommandResult = self._call("check", name, tuple(command), timeout_s=timeout_s)
+        return answer
+
+    def images(self) -> Sequence[HostImage]:
+        answer: Sequence[HostImage] = self._call("images")
+        return answer
+
+    def image_remove(self, reference: str) -> bool:
+        answer: bool = self._call("image_remove", reference)
         return answer
 
     def events(self, platform: str, *, since: float | None, stop: Callable[[], bool]) -> Iterator[ContainerEvent]:
