@@ -125,6 +125,7 @@ CODES: Final[dict[str, Text]] = {
     "quota.exceeded": _("The tenant's quota has no room for this. Stop something, or ask an admin for more."),
     "registry.push_refused": _("Nothing can be pushed to this repository now. Pulls and deletes go on."),
     "registry.sign_in_refused": _("The user name or the secret is not valid (any more)."),
+    "retention.invalid": _("The rules of the clean-up can't be like this."),
     "registry.unavailable": _("The registry does not answer. Try again soon."),
     "registry.repository_unreadable": _("The registry can't read this repository. Tell the platform's operators."),
     "registry.unconfigured": _("The registry is not set up yet. Tell the platform's operators."),
@@ -202,6 +203,10 @@ EVENTS: Final[dict[str, Text]] = {
     "rollout.succeeded": _("Rollout succeeded"),
     "rollout.superseded": _("Rollout superseded"),
     "tenant.delete_waits": _("Deletion of the tenant waits"),
+    "retention.applied": _("Cleaned up"),
+    "retention.changed": _("Rules of the clean-up changed"),
+    "storage.over_quota": _("Storage used up"),
+    "storage.within_quota": _("Storage has room again"),
     "tenant.deleted": _("Tenant deleted"),
     "tenant.deleting": _("Deletion of the tenant begun"),
     "undeploy.started": _("Undeploy started"),
@@ -322,3 +327,19 @@ def sentence(code: str, detail: str) -> str:
 
 def explain(error: BerthError) -> str:
     return sentence(error.code, error.detail)
+
+
+#: Why a version stays; see apps.deployments.keeping.
+KEPT: Final[dict[str, Text]] = {
+    "about": _("it belongs to %(tag)s"),
+    "days": _("pushed within %(days)s days"),
+    "last": _("one of the newest %(count)s"),
+    "moving": _("a tag that moves from version to version"),
+    "off": _("the clean-up of tags is off"),
+    "release": _("release %(numbers)s can be gone back to"),
+    "replaced": _("its tag was pushed anew within a day"),
+    "same": _("the same image as %(tag)s"),
+    "tag": _("matches %(pattern)s"),
+    "use": _("in use: %(what)s"),
+    "young": _("pushed just now"),
+}

@@ -15,6 +15,7 @@ from django.utils.translation import ngettext
 
 from apps.core.clock import now
 from apps.core.models import Event
+from apps.deployments.keeping import Reason
 from apps.deployments.services.versions import Use
 from portal.web import how, rollout_words, texts
 
@@ -202,3 +203,10 @@ def seconds(value: float) -> str:
 @register.filter
 def day(at: datetime) -> SafeString:
     return _time(at, formats.date_format(timezone.localtime(at), "DATE_FORMAT"))
+
+
+@register.filter
+def kept_because(reason: Reason) -> str:
+    """Why a version stays, in the reader's language."""
+    words = texts.KEPT.get(reason.code)
+    return str(words) % reason.values if words else reason.words

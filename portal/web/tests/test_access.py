@@ -37,6 +37,8 @@ GETS = {
     "/apps/shop/releases/": (200, 200, 200, 404, 302),
     "/apps/shop/releases/diff": (404, 404, 404, 404, 302),
     "/apps/shop/releases/1/rollback": (404, 404, 403, 404, 302),
+    "/apps/shop/cleanup": (200, 200, 200, 404, 302),
+    "/apps/shop/cleanup/now": (405, 405, 405, 405, 405),
     "/apps/shop/scale": (302, 302, 302, 404, 302),
     "/apps/shop/placement": (200, 200, 200, 404, 302),
     "/apps/shop/placement?instances=2": (200, 200, 200, 404, 302),
@@ -68,6 +70,8 @@ POSTS = {
     "/apps/shop/rollouts/1/pause": (404, 404, 403, 404, 302),
     "/apps/shop/rollouts/1/continue": (404, 404, 403, 404, 302),
     "/apps/shop/releases/1/rollback": (404, 404, 403, 404, 302),
+    "/apps/shop/cleanup": (400, 403, 403, 404, 302),
+    "/apps/shop/cleanup/now": (302, 403, 403, 404, 302),
     "/apps/shop/versions/9.9/delete": (404, 403, 403, 404, 302),
     "/apps/shop/deploy-on-push": (302, 302, 403, 404, 302),
     "/apps/shop/scale": (400, 400, 403, 404, 302),
@@ -101,6 +105,8 @@ def test_a_viewer_is_refused_before_what_was_sent_is_looked_at(shop: Any, browse
 
 
 CHANGES = (
+    "/apps/shop/cleanup",
+    "/apps/shop/cleanup/now",
     "/apps/shop/deploy",
     "/apps/shop/undeploy",
     "/apps/shop/scale",

@@ -22,7 +22,8 @@ from apps.deployments.services.catalogue import (
 from apps.deployments.services.pushes import deploy_on_push_set
 from apps.deployments.services.versions import version_delete
 from apps.tenants.permissions import Action, require
-from apps.tenants.selectors import tenant_visible_to, tenants_visible_to
+from apps.tenants.selectors import quota_of, tenant_visible_to, tenants_visible_to
+from portal.web.cleanup import Storage
 from portal.web.forms import PushForm
 from portal.web.gate import MemberRequest, member_page
 from portal.web.queries import Rights
@@ -38,11 +39,14 @@ def registry_page(request: MemberRequest) -> HttpResponse:
     slug = request.GET.get("tenant", "")
     tenant = tenant_visible_to(request.user, slug) if slug else None
     page = Paginator(repositories_visible_to(request.user, slug), PER_PAGE).get_page(request.GET.get("page"))
+    tenants = list(tenants_visible_to(request.user))
+    shown = tenant or (tenants[0] if len(tenants) == 1 else None)
     context = {
         "page": page,
         "rows": repository_facts(list(page.object_list)),
         "tenant": tenant,
-        "tenants": list(tenants_visible_to(request.user)),
+        "tenants": tenants,
+        "storage": Storage.of(quota_of(shown.pk)) if shown else None,
     }
     return render(request, "web/registry.html", context)
 
