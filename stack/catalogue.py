@@ -8,7 +8,17 @@ from stack.environment import Environment
 from stack.hosts import DockerHosts
 from stack.parts.base import Part, StackError
 from stack.parts.postgres import postgres
-from stack.parts.python import beat, engines_worker, gateway, hosts_worker, probes_worker, watcher, web, worker
+from stack.parts.python import (
+    beat,
+    engines_worker,
+    gateway,
+    hosts_worker,
+    probes_worker,
+    transfers_worker,
+    watcher,
+    web,
+    worker,
+)
 from stack.parts.redis import redis
 from stack.parts.registry import registry
 from stack.parts.zookeeper import zookeeper
@@ -23,6 +33,7 @@ FACTORIES: Mapping[str, Callable[[Environment], Part]] = {
     "engines": engines_worker,
     "hosts-worker": hosts_worker,
     "probes": probes_worker,
+    "transfers": transfers_worker,
     "beat": beat,
     "watcher": watcher,
     "gateway": gateway,
@@ -32,7 +43,7 @@ HOSTS = "hosts"
 DEFAULTS: Mapping[str, Sequence[str]] = {
     "demo": (
         *("redis", "zookeeper", "registry", "web"),
-        *("worker", "engines", "hosts-worker", "probes", "beat", "watcher", "gateway"),
+        *("worker", "engines", "hosts-worker", "probes", "transfers", "beat", "watcher", "gateway"),
     ),
     "test": ("postgres", "redis", "zookeeper"),
 }

@@ -24,6 +24,8 @@ SCHEDULE: dict[str, dict[str, Any]] = {
     # A duty of once a day, asked about more often: beat counts from its own start.
     "capsules": _every(3600, "deployments.capsules"),
     "registry": _every(20, "registry.list"),
+    "uploads": _every(5, "registry.uploads"),
+    "uploads_forget": _every(3600, "registry.uploads_forget"),
     # Once an hour is enough; a message that found no worker is not missed for long.
     "events": _every(300, "core.prune_events"),
 }

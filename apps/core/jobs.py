@@ -22,6 +22,8 @@ OBSERVE_HOST = "deployments.observe_host"
 RECONCILE_TENANT = "deployments.reconcile_tenant"
 REBUILD_DISCOVERY = "deployments.rebuild_discovery"
 PROBE_SHARD = "deployments.probe_shard"
+UPLOAD = "registry.upload"
+SPOOL_CLEAN = "registry.spool_clean"
 
 
 def enqueue(name: str, *ids: int | str) -> None:

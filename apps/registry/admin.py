@@ -6,7 +6,7 @@ from django.contrib import admin
 from django.http import HttpRequest
 
 from apps.core.admin import ReadOnlyAdmin
-from apps.registry.models import RefreshToken, Repository, Robot, TokenKey, Version
+from apps.registry.models import RefreshToken, Repository, Robot, TokenKey, Upload, Version
 
 
 @admin.register(Repository)
@@ -52,3 +52,11 @@ class RefreshTokenAdmin(_Deletable):
 class TokenKeyAdmin(ReadOnlyAdmin):
     list_display = ("kid", "status", "created_at", "signing_at", "retired_at")
     exclude = ("private_key",)
+
+
+@admin.register(Upload)
+class UploadAdmin(ReadOnlyAdmin):
+    list_display = ("uid", "repository", "tag", "status", "code", "pushed_by", "received_bytes", "created_at")
+    list_select_related = ("repository",)
+    list_filter = ("status",)
+    search_fields = ("uid", "repository__name", "tag", "pushed_by")

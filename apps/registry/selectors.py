@@ -5,12 +5,13 @@ from __future__ import annotations
 import hmac
 import re
 from datetime import datetime
+from uuid import UUID
 
 from django.db.models import F, QuerySet
 
 from apps.core.clock import now
 from apps.core.errors import Missing
-from apps.registry.models import RefreshToken, Repository, Robot, Version
+from apps.registry.models import RefreshToken, Repository, Robot, Upload, Version
 from apps.tenants.models import ApiToken, Tenant
 from apps.tenants.selectors import is_live, token_digest
 
@@ -24,6 +25,10 @@ class VersionMissing(Missing):
 
 class RobotMissing(Missing):
     code = "robots.not_found"
+
+
+class UploadMissing(Missing):
+    code = "uploads.not_found"
 
 
 def repository_named(name: str) -> Repository | None:
@@ -102,3 +107,16 @@ def live_refresh_token(secret: str) -> RefreshToken | None:
     if token.api_token is not None:
         return token if is_live(token.api_token, ApiToken.Scope.REGISTRY) else None
     return token if token.robot is not None and token.robot.is_live(now()) else None
+
+
+def uploads_of(repository_name: str) -> QuerySet[Upload]:
+    """Archives that were sent for the repository, newest first."""
+    return Upload.objects.filter(repository__name=repository_name)
+
+
+def upload_of(repository_name: str, uid: UUID) -> Upload:
+    """Raises UploadMissing."""
+    upload = uploads_of(repository_name).filter(uid=uid).first()
+    if upload is None:
+        raise UploadMissing(f"{repository_name} has no upload {uid}.")
+    return upload
