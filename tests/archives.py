@@ -6,9 +6,11 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import tarfile
 import zlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 BLOCK = 512
@@ -179,3 +181,27 @@ def zeros_digest(size: int) -> str:
     for _ in range(size >> 20):
         found.update(bytes(1 << 20))
     return "sha256:" + found.hexdigest()
+
+
+def make_big(path: Path, size: int) -> None:
+    """A ``docker save`` whose one layer holds so many bytes that cannot be packed; written a MiB at a time."""
+    with path.open("w+b") as out:
+        out.write(header(b"0/layer.tar", 0))
+        found, length = hashlib.sha256(), 0
+
+        def put(part: bytes) -> None:
+            nonlocal length
+            out.write(part)
+            found.update(part)
+            length += len(part)
+
+        put(header(b"noise", size))
+        for _ in range(0, size, 1 << 20):
+            put(os.urandom(1 << 20))
+        put(END)
+        rootfs = {"type": "layers", "diff_ids": [f"sha256:{found.hexdigest()}"]}
+        settings = {"architecture": "amd64", "os": "linux", "config": {}, "rootfs": rootfs}
+        manifest = as_json([{"Config": "config.json", "RepoTags": None, "Layers": ["0/layer.tar"]}])
+        out.write(tar_of({"config.json": as_json(settings), "manifest.json": manifest}))
+        out.seek(0)
+        out.write(header(b"0/layer.tar", length))
