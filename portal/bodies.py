@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextvars
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -19,7 +20,7 @@ from django.http import HttpRequest
 from apps.registry.receiving import SenderGone
 
 #: PUT to these addresses sends an archive.
-STREAMED = re.compile(r"/api/v1/apps/[^/]{1,100}/uploads/")
+STREAMED = re.compile(r"/api/v1/apps/[^/]{1,100}/uploads/?")
 #: Where the view finds the body.
 KEY = "berth.body"
 PART = 1 << 20
@@ -40,6 +41,9 @@ class StreamedBody:
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._loop = asyncio.get_running_loop()
+        # The server's, and not the view's: what it asks of the connection goes on with the context in which it was
+        # asked, and the connection's next request would begin with what is left of this one (asgiref's executor).
+        self._context = contextvars.copy_context()
         self._ended = False
         self._told = False
 
@@ -53,7 +57,7 @@ class StreamedBody:
 
     def read(self) -> bytes:
         """Up to about 1 MiB; nothing at its end. Raises SenderGone."""
-        coming = asyncio.run_coroutine_threadsafe(self._part(), self._loop)
+        coming = self._context.run(asyncio.run_coroutine_threadsafe, self._part(), self._loop)
         try:
             # The loop may have stopped: nobody would answer.
             return coming.result(settings.UPLOAD_IDLE_S + 2 * PART_S)

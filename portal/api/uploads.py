@@ -80,6 +80,11 @@ class UploadList(OfApp, generics.ListAPIView[Upload]):
         return Response(UploadSerializer(upload).data, status=status.HTTP_202_ACCEPTED, headers={"Location": place})
 
 
+@extend_schema(exclude=True)
+class UploadListBare(UploadList):
+    """Without the slash at its end: after a slash ``curl --upload-file`` puts the file's name."""
+
+
 class UploadDetail(OfApp):
     @extend_schema(operation_id="apps_uploads_retrieve", responses=UploadSerializer)
     def get(self, request: Request, slug: str, uid: UUID) -> Response:

@@ -16,6 +16,7 @@ urlpatterns = [
     path("v1/tenants/<slug:slug>/events/stream/", streams.TenantStream.as_view(), name="api-tenant-stream"),
     path("v1/apps/<slug:slug>/events/stream/", streams.AppStream.as_view(), name="api-app-stream"),
     path("v1/apps/<slug:slug>/uploads/", uploads.UploadList.as_view(), name="api-uploads"),
+    path("v1/apps/<slug:slug>/uploads", uploads.UploadListBare.as_view()),
     path("v1/apps/<slug:slug>/uploads/<uuid:uid>/", uploads.UploadDetail.as_view(), name="api-upload"),
     path("v1/", include("apps.tenants.api.urls")),
     path("v1/", include("apps.registry.api.robot_urls")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from stack.journey import Member, gateway_get, wait_for
 from stack.parts.base import program
 from stack.platform import Platform
+from stack.processes import descendants
 from tests.archives import make_big, tar_of
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
@@ -136,17 +138,23 @@ def test_a_stranger_is_told_nothing_and_sends_nothing(platform: Platform, member
     answer = _put(stranger, "1.0", b"x")
     assert (answer.status_code, answer.json()["code"]) == (404, "apps.not_found")
     # A client that waits for leave sends not one byte of what is not taken.
-    curl = subprocess.run(
-        ["curl", "--silent", "--show-error", "--noproxy", "*", "--upload-file", str(saved)]
-        + ["--expect100-timeout", "20", "--header", "Expect: 100-continue"]
-        + ["--header", f"Authorization: Bearer {stranger.token}"]
-        + ["--output", os.devnull, "--write-out", "%{http_code} %{size_upload}"]
-        + [f"{platform.env.portal_url}/api/v1/apps/{APP}/uploads/?tag=1.0"],
+    assert _curl(platform, stranger, saved) == "404 0"
+    assert _curl(platform, member, saved) == f"202 {saved.stat().st_size}"
+
+
+def _curl(platform: Platform, member: Member, file: Path) -> str:
+    return subprocess.run(
+        [
+            *("curl", "--silent", "--show-error", "--noproxy", "*", "--upload-file", str(file)),
+            *("--expect100-timeout", "20", "--header", "Expect: 100-continue"),
+            *("--header", f"Authorization: Bearer {member.token}"),
+            *("--output", os.devnull, "--write-out", "%{http_code} %{size_upload}"),
+            f"{platform.env.portal_url}/api/v1/apps/{APP}/uploads?tag=1.0",
+        ],
         check=True,
         capture_output=True,
         text=True,
-    )
-    assert curl.stdout == "404 0"
+    ).stdout
 
 
 def test_processes_stay_small_while_much_is_sent(platform: Platform, member: Member, tmp_path: Path) -> None:
@@ -179,7 +187,8 @@ def test_a_portal_that_is_killed_while_it_receives_says_so(platform: Platform, m
         for number in range(10_000):
             if number == 50:
                 begun = True
-                platform.stack.kill("web")
+                for pid in descendants(platform.stack.pid("web")):
+                    os.kill(pid, signal.SIGKILL)
             yield bytes(1 << 16)
 
     with pytest.raises(httpx.HTTPError):
