@@ -47,6 +47,14 @@ ROLLOUT_STATUSES: Final[dict[str, tuple[Text, str]]] = {
     "rolled_back": (_("rolled back"), "warn"),
     "superseded": (_("superseded"), "quiet"),
 }
+UPLOAD_STATUSES: Final[dict[str, tuple[Text, str]]] = {
+    "receiving": (_("arriving"), "busy"),
+    "checking": (_("being checked"), "busy"),
+    "pushing": (_("being pushed"), "busy"),
+    "done": (_("pushed"), "good"),
+    "failed": (_("refused"), "bad"),
+    "expired": (_("took too long"), "bad"),
+}
 EVENT_LEVELS: Final[dict[str, tuple[Text, str]]] = {
     "info": (_("info"), "quiet"),
     "warning": (_("warning"), "warn"),
@@ -119,6 +127,7 @@ CODES: Final[dict[str, Text]] = {
     "platform.error": _("Something of ours broke. It was logged; try again, then tell the platform's operators."),
     "platform.unavailable": _("The platform can't do this at the moment. Try again soon."),
     "quota.exceeded": _("The tenant's quota has no room for this. Stop something, or ask an admin for more."),
+    "registry.image_refused": _("The registry did not take the image. Tell the platform's operators."),
     "registry.push_refused": _("Nothing can be pushed to this repository now. Pulls and deletes go on."),
     "registry.sign_in_refused": _("The user name or the secret is not valid (any more)."),
     "registry.unavailable": _("The registry does not answer. Try again soon."),
@@ -155,6 +164,32 @@ CODES: Final[dict[str, Text]] = {
     "tenants.not_found": _("There is no such tenant that you are a member of."),
     "tokens.invalid": _("The token can't be made like this."),
     "tokens.not_found": _("You have no such token."),
+    "uploads.archive_bomb": _("Unpacked, the archive would be far larger than an image is."),
+    "uploads.archive_malformed": _("The archive is damaged. Make it anew."),
+    "uploads.archive_refused": _("The archive can't be used."),
+    "uploads.archive_too_much": _("The archive has more entries, layers or text than an image needs."),
+    "uploads.archive_truncated": _("The archive ends too early. Send it again, whole."),
+    "uploads.blob_missing": _("A part of the image is not in the archive. Save the image anew."),
+    "uploads.digest_mismatch": _("A part of the image is not what its digest says. Save the image anew."),
+    "uploads.entry_refused": _(
+        "The archive has an entry that no image needs. Make it with docker save or skopeo copy."
+    ),
+    "uploads.expired": _("It took longer than the platform waits. Send it again."),
+    "uploads.interrupted": _("The connection ended before the archive was whole. Send it again."),
+    "uploads.layer_unsupported": _("A layer is of a kind that is not taken. Save it packed with gzip, or not packed."),
+    "uploads.layers_mismatch": _("The layers are not those that the image's configuration means. Save the image anew."),
+    "uploads.lost": _("The platform has lost the archive. Send it again."),
+    "uploads.manifest_invalid": _("What the archive says of its image can't be used. Save the image anew."),
+    "uploads.no_image": _("The archive holds no image. Make it with docker save, podman save or skopeo copy."),
+    "uploads.no_room": _("The platform has no room for this archive at the moment. Try again later."),
+    "uploads.not_allowed": _("You may not push to this app any more, or it is being deleted."),
+    "uploads.not_an_archive": _("This is no tar archive. Send it as it was saved, or packed with gzip."),
+    "uploads.not_an_image": _("What the archive holds is no image for Linux."),
+    "uploads.not_found": _("The app has no such upload."),
+    "uploads.several_images": _("The archive holds several images. Save one image, and send that."),
+    "uploads.tag_invalid": _("The version can't be named so: letters, digits, dots, hyphens and underscores."),
+    "uploads.too_large": _("The archive is larger than the platform takes. Push it with a client instead."),
+    "uploads.too_many": _("So many uploads of the tenant are under way already. Wait until one has ended."),
     "versions.not_found": _("The app has no such version. Push it first, or pick one of its versions."),
 }
 EVENTS: Final[dict[str, Text]] = {
@@ -190,6 +225,7 @@ EVENTS: Final[dict[str, Text]] = {
     "tenant.deleted": _("Tenant deleted"),
     "tenant.deleting": _("Deletion of the tenant begun"),
     "undeploy.started": _("Undeploy started"),
+    "upload.failed": _("Archive refused"),
     "version.pushed": _("Version pushed"),
 }
 

@@ -5,7 +5,19 @@ from __future__ import annotations
 from django.contrib.auth.views import LogoutView
 from django.urls import include, path
 
-from portal.web.views import account, app, apps, deleting, instance, login, placement, releases, robots, rollouts
+from portal.web.views import (
+    account,
+    app,
+    apps,
+    deleting,
+    instance,
+    login,
+    placement,
+    push,
+    releases,
+    robots,
+    rollouts,
+)
 
 app_name = "web"
 
@@ -18,6 +30,8 @@ urlpatterns = [
     path("apps/new", apps.app_new, name="app-new"),
     path("apps/<slug:slug>/", app.app_page, name="app"),
     path("apps/<slug:slug>/live", app.app_live, name="app-live"),
+    path("apps/<slug:slug>/push", push.push_page, name="push"),
+    path("apps/<slug:slug>/push/live", push.push_live, name="push-live"),
     path("apps/<slug:slug>/deploy", app.app_deploy, name="app-deploy"),
     path("apps/<slug:slug>/rollouts/<int:number>/cancel", app.rollout_cancel_page, name="rollout-cancel"),
     path("apps/<slug:slug>/instances/<uuid:uid>/", instance.instance_page, name="instance"),

@@ -8,7 +8,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("registry", "0004_manifests"),
+        ("registry", "0005_robots"),
         ("tenants", "0003_storage"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]

@@ -56,6 +56,11 @@ def app_state(value: str) -> SafeString:
 
 
 @register.filter
+def upload_state(value: str) -> SafeString:
+    return _state(texts.UPLOAD_STATUSES, value)
+
+
+@register.filter
 def instance_state(value: str) -> SafeString:
     return _state(texts.INSTANCE_STATUSES, value)
 
