@@ -59,8 +59,8 @@ class StreamedBody:
         """Up to about 1 MiB; nothing at its end. Raises SenderGone."""
         coming = self._context.run(asyncio.run_coroutine_threadsafe, self._part(), self._loop)
         try:
-            # The loop may have stopped: nobody would answer.
-            return coming.result(settings.UPLOAD_IDLE_S + 2 * PART_S)
+            # A sender that is silent; or a loop that has stopped, where nobody would answer.
+            return coming.result(settings.UPLOAD_IDLE_S + PART_S)
         except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError) as error:
             coming.cancel()
             raise SenderGone from error
@@ -69,8 +69,7 @@ class StreamedBody:
         parts: list[bytes] = []
         size, begun = 0, time.monotonic()
         while not self._ended and size < PART and (not parts or time.monotonic() - begun < PART_S):
-            async with asyncio.timeout(settings.UPLOAD_IDLE_S):
-                message = await self._receive()
+            message = await self._receive()
             if message["type"] != "http.request":
                 raise SenderGone
             self._ended = not message.get("more_body", False)

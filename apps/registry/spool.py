@@ -24,7 +24,8 @@ def directory() -> Path:
     """Made where it is missing, for its owner only."""
     path = Path(settings.UPLOAD_DIRECTORY)
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.chmod(0o700)
+    if path.stat().st_mode & 0o077:
+        path.chmod(0o700)
     return path
 
 

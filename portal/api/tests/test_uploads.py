@@ -208,8 +208,9 @@ def test_a_sender_that_goes_or_falls_silent_leaves_nothing(world_committed: Any,
     world_committed.app("shop")
     settings.UPLOAD_IDLE_S = 1
     token = _token(world_committed.alice)
-    for parts in ([b"x" * 100, None], [b"x" * 100, b"", b"y"]):
-        sender = Sender(f"{PATH}?tag=1.0", list(parts), authorization=token, content_length="500")
+    announced = {"content_length": "500"}
+    for parts, more in (([b"x" * 100, None], announced), ([b"x" * 100, b"y"], announced), ([b"x" * 100, None], {})):
+        sender = Sender(f"{PATH}?tag=1.0", list(parts), authorization=token, **more)
         told = sender.run()
         assert told["code"] == "uploads.interrupted"
     silent = Sender(f"{PATH}?tag=1.0", [b"x"], authorization=token)
