@@ -42,10 +42,10 @@ class RepositoryUnreadable(PlatformError):
     code = "registry.repository_unreadable"
 
 
-class PushRefused(PlatformError):
+class ImageRefused(PlatformError):
     """The registry understood what was pushed, and does not take it."""
 
-    code = "registry.push_refused"
+    code = "registry.image_refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +235,7 @@ class Push:
     """Pushing to one repository (opencontainers/distribution-spec, "Push"), one request after the other.
 
     ``token`` is asked for before each request: a large blob may take longer than a token lives. Its errors come
-    through. All raise RegistryUnavailable where trying again may help, PushRefused where it won't.
+    through. All raise RegistryUnavailable where trying again may help, ImageRefused where it won't.
     """
 
     #: The registry hashes a blob before it answers the last request about it.
@@ -297,7 +297,7 @@ class Push:
             return reply
         if reply.is_server_error or reply.status_code == httpx.codes.TOO_MANY_REQUESTS:
             raise RegistryUnavailable(f"The registry did not take what was pushed: {reply.status_code}.")
-        raise PushRefused(f"The registry refused what was pushed: {_reasons(reply)}.")
+        raise ImageRefused(f"The registry refused what was pushed: {_reasons(reply)}.")
 
 
 def _reasons(reply: httpx.Response) -> str:

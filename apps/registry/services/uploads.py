@@ -17,14 +17,15 @@ from django.db.models import F, Q, QuerySet
 
 from apps.core import events, jobs
 from apps.core.clock import now
-from apps.core.errors import BerthError, Conflict, Invalid, PlatformError, Refused
+from apps.core.errors import BerthError, Conflict, Denied, Invalid, PlatformError, Refused
 from apps.core.leases import free
 from apps.core.models import Event
 from apps.registry.models import Repository, Upload, Version
 from apps.registry.models.repositories import TAG
+from apps.registry.services.tokens import PushRefused, push_refusal
 from apps.registry.services.versions import version_pushed
 from apps.tenants.models import Quota, User
-from apps.tenants.permissions import Action, require
+from apps.tenants.permissions import Action, allows_images
 from apps.tenants.services.tenants import QuotaExceeded
 
 Status = Upload.Status
@@ -87,11 +88,14 @@ def size_check(size: int | None) -> None:
 def upload_begin(*, repository: Repository, tag: str, by: User, declared: int | None, spool: UUID) -> Upload:
     """Somebody is about to send an archive of ``declared`` bytes (None: not said).
 
-    Raises Denied, TagInvalid, UploadTooLarge, TooManyUploads, QuotaExceeded, UploadRefused.
+    Raises Denied, PushRefused, TagInvalid, UploadTooLarge, TooManyUploads, QuotaExceeded, UploadRefused.
     """
-    require(by, Action.PUSH, repository)
+    if not allows_images(by, Action.PUSH, tenant_id=repository.tenant_id, slug=repository.name):
+        raise Denied("You may not push to this app. Ask an owner or admin of the tenant.")
     if not re.fullmatch(TAG, tag):
         raise TagInvalid("tag must be a version's name: letters, digits, '_', '.' and '-', 128 at most.", field="tag")
+    if refusal := push_refusal(repository):
+        raise PushRefused(refusal)
     size_check(declared)
     with transaction.atomic():
         # The quota row's lock makes the count exact while others begin too.

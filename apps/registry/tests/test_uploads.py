@@ -14,11 +14,11 @@ import pytest
 from apps.core.clock import now
 from apps.core.models import Event
 from apps.registry import spool, uploading
-from apps.registry.client import PushRefused, RegistryUnavailable
+from apps.registry.client import ImageRefused, RegistryUnavailable
 from apps.registry.models import Repository, Upload, Version
 from apps.registry.receiving import SenderGone, upload_receive
 from apps.registry.services import uploads as services
-from apps.registry.services.tokens import push_token
+from apps.registry.services.tokens import PushRefused, push_token
 from apps.registry.uploading import upload_work, uploads_clean
 from apps.tenants.models import Membership, Quota
 from tests import archives as make
@@ -236,10 +236,10 @@ def test_a_registry_that_is_away_is_waited_for(world: Any, shop: Repository, reg
 
 def test_what_the_registry_refuses_has_failed(world: Any, shop: Repository, registry: FakeRegistry) -> None:
     upload = sent(shop, world.alice, tar_of(docker_save()))
-    registry.error = PushRefused("The registry refused what was pushed: MANIFEST_INVALID.")
+    registry.error = ImageRefused("The registry refused what was pushed: MANIFEST_INVALID.")
     upload_work(upload.pk)
     upload.refresh_from_db()
-    assert (upload.status, upload.code) == (Status.FAILED, "registry.push_refused")
+    assert (upload.status, upload.code) == (Status.FAILED, "registry.image_refused")
     event = Event.objects.get(code="upload.failed")
     assert (event.tenant_id, event.actor, event.detail["reason"]) == (shop.tenant_id, "alice", upload.code)
     assert files() == []
@@ -283,6 +283,20 @@ def test_a_file_that_is_gone_is_said_to_be_gone(world: Any, shop: Repository, re
     upload_work(upload.pk)
     upload.refresh_from_db()
     assert (upload.status, upload.code) == (Status.FAILED, "uploads.lost")
+
+
+def test_a_repository_that_takes_no_pushes_takes_no_archives(
+    world: Any, shop: Repository, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = sent(shop, world.alice, tar_of(docker_save()))
+    monkeypatch.setattr("apps.registry.services.tokens.push_refusal", lambda repository: "The storage is full.")
+    monkeypatch.setattr(services, "push_refusal", lambda repository: "The storage is full.")
+    upload_work(upload.pk)
+    upload.refresh_from_db()
+    assert (upload.code, upload.detail) == ("registry.push_refused", "The storage is full.")
+    assert not registry.log
+    with pytest.raises(PushRefused, match="full"):
+        begun(shop, world.alice)
 
 
 def test_what_was_given_up_meanwhile_becomes_no_version(world: Any, shop: Repository, registry: FakeRegistry) -> None:

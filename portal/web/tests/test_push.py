@@ -55,15 +55,6 @@ def test_a_viewer_sees_why_not_and_whom_to_ask(shop: Any, world: Any, browser: B
     assert "bob" not in text, "a developer can't help"
 
 
-def test_somebody_from_outside_is_told_no_names(shop: Any, world: Any, browser: Browser) -> None:
-    from guardian.shortcuts import assign_perm
-
-    assign_perm("view_app", world.charlie, shop)
-    text = words(browser("charlie").get(PAGE).content)
-    assert "does not include pushing" in text
-    assert "Ask one of them" not in text
-
-
 def test_what_is_expected_is_what_the_release_says(shop: Any, world: Any, browser: Browser, loop: Any) -> None:
     from apps.deployments.services.releases import ReleaseSettings
     from apps.deployments.services.rollouts import rollout_start
