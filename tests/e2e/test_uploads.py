@@ -180,28 +180,25 @@ def test_a_worker_that_is_killed_is_no_loss(platform: Platform, member: Member, 
 
 
 def test_a_portal_that_is_killed_while_it_receives_says_so(platform: Platform, member: Member) -> None:
-    begun = False
+    other = platform.member("acme", "owner")
+
+    def told() -> Any:
+        try:
+            listed = other.request("GET", f"apps/{APP}/uploads/")["results"]
+        except httpx.HTTPError:
+            return None
+        return next((one for one in listed if one["tag"] == "cut"), None)
 
     def endless() -> Iterator[bytes]:
-        nonlocal begun
-        for number in range(10_000):
-            if number == 50:
-                begun = True
-                for pid in descendants(platform.stack.pid("web")):
-                    os.kill(pid, signal.SIGKILL)
+        yield bytes(1 << 16)
+        wait_for("the upload to begin", told)
+        for pid in descendants(platform.stack.pid("web")):
+            os.kill(pid, signal.SIGKILL)
+        while True:
             yield bytes(1 << 16)
 
     with pytest.raises(httpx.HTTPError):
         member.api.put(f"apps/{APP}/uploads/", params={"tag": "cut"}, content=endless(), timeout=30)
-    assert begun
-
-    def told() -> Any:
-        try:
-            listed = member.request("GET", f"apps/{APP}/uploads/")["results"]
-        except httpx.HTTPError:
-            return None
-        (upload,) = [one for one in listed if one["tag"] == "cut"]
-        return upload if upload["status"] in ENDED else None
-
-    upload = wait_for("the upload's end", told, 90)
+    wait_for("the upload's end", lambda: (told() or {}).get("status") in ENDED, 90)
+    upload = told()
     assert (upload["status"], upload["code"]) == ("failed", "uploads.interrupted")

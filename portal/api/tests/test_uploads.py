@@ -9,6 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from django.db import connections
 from django.test import Client
 from rest_framework.test import APIClient
 from structlog.contextvars import get_contextvars
@@ -27,6 +28,12 @@ BACKEND = "django.contrib.auth.backends.ModelBackend"
 def place(tmp_path: Path, settings: Any) -> Path:
     settings.UPLOAD_DIRECTORY = str(tmp_path / "spool")
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def closing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each request has a thread here, which would keep its connection and the test's database with it."""
+    monkeypatch.setitem(connections.databases["default"], "CONN_MAX_AGE", 0)
 
 
 def _token(user: Any) -> str:
