@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 UV := .venv/bin/uv
 COMPILE := $(UV) pip compile --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links
 
-.PHONY: bench-deploy bench-hung-engines bench-placement bench-probes bench-scale help setup demo test fast fmt lint types imports migrations upgrade up down status clean clean-proof
+.PHONY: bench-deploy bench-hung-engines bench-placement bench-probes bench-scale bench-upload help setup demo test fast fmt lint types imports migrations upgrade up down status clean clean-proof
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F '\t' '{printf "  %-20s %s\n", $$1, $$2}'
@@ -73,3 +73,6 @@ bench-hung-engines: setup ## how long a deploy takes while two other hosts' engi
 
 bench-probes: setup ## how many instances one core can ask how they are, and how evenly (JSON; also in var/bench/)
 	@$(PYTHON) -m benchmarks.probes
+
+bench-upload: setup ## memory of portal and workers while an image archive of 1 GiB is sent and pushed
+	@$(PYTHON) -m benchmarks.upload

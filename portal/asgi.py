@@ -9,6 +9,10 @@ from typing import Any
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings.production")
+# Before its models may be imported.
+_django = get_asgi_application()
+
+from portal.bodies import KEY, StreamedBody, is_streamed  # noqa: E402
 
 #: Above every body that the portal and the API take (Django's own limit is 2.5 MB).
 MAX_BODY = 3 * 1024 * 1024
@@ -24,7 +28,10 @@ class BodyTooLarge(Exception):
 
 
 class BoundedBodies:
-    """Django writes a body to disk whole before any view sees who sent it; here it ends at MAX_BODY bytes with 413."""
+    """Django writes a body to disk whole before any view sees who sent it; here it ends at MAX_BODY bytes with 413.
+
+    But an image archive: that is read by its view, which knows its own limit.
+    """
 
     def __init__(self, application: Application) -> None:
         self.application = application
@@ -32,6 +39,10 @@ class BoundedBodies:
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.application(scope, receive, send)
+            return
+        if is_streamed(scope):
+            body = StreamedBody(receive)
+            await self.application({**scope, KEY: body}, body.none, send)
             return
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if len(declared) > 12 or not declared.isdigit() or int(declared) > MAX_BODY:
@@ -67,4 +78,4 @@ async def _refuse(send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-application = BoundedBodies(get_asgi_application())
+application = BoundedBodies(_django)

@@ -15,6 +15,7 @@ from stack.parts.python import (
     gateway,
     hosts_worker,
     probes_worker,
+    transfers_worker,
     watcher,
     web,
     worker,
@@ -33,6 +34,7 @@ FACTORIES: Mapping[str, Callable[[Environment], Part]] = {
     "engines": engines_worker,
     "hosts-worker": hosts_worker,
     "probes": probes_worker,
+    "transfers": transfers_worker,
     "beat": beat,
     "watcher": watcher,
     "collector": collector,
@@ -43,7 +45,7 @@ HOSTS = "hosts"
 DEFAULTS: Mapping[str, Sequence[str]] = {
     "demo": (
         *("redis", "zookeeper", "registry", "web"),
-        *("worker", "engines", "hosts-worker", "probes", "beat", "watcher", "collector", "gateway"),
+        *("worker", "engines", "hosts-worker", "probes", "transfers", "beat", "watcher", "collector", "gateway"),
     ),
     "test": ("postgres", "redis", "zookeeper"),
 }

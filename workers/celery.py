@@ -17,6 +17,8 @@ ENGINES = "engines"
 HOSTS = "hosts"
 #: Asking instances how they are, without a pause: a task takes some seconds and is followed by the next.
 PROBES = "probes"
+#: Carrying images about: minutes each, by a worker that sees the directory in which uploads lie.
+TRANSFERS = "transfers"
 
 app = Celery("berth")
 
@@ -60,6 +62,8 @@ def _configure() -> None:
             jobs.OBSERVE_HOST: {"queue": HOSTS},
             jobs.PRUNE_IMAGES: {"queue": HOSTS},
             jobs.PROBE_SHARD: {"queue": PROBES},
+            jobs.UPLOAD: {"queue": TRANSFERS},
+            jobs.SPOOL_CLEAN: {"queue": TRANSFERS},
         },
         worker_prefetch_multiplier=1,
         worker_max_tasks_per_child=5000,

@@ -30,6 +30,8 @@ SCHEDULE: dict[str, dict[str, Any]] = {
     "registry_describe": _every(5, "registry.describe_due"),
     "registry_clean": _every(10, "registry.clean"),
     "registry_storage": _every(20, "registry.storage"),
+    "uploads": _every(5, "registry.uploads"),
+    "uploads_forget": _every(3600, "registry.uploads_forget"),
     # Once an hour is enough; a message that found no worker is not missed for long.
     "events": _every(300, "core.prune_events"),
 }

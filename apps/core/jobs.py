@@ -27,6 +27,8 @@ DESCRIBE_MANIFEST = "registry.describe"
 CLEAN_REPOSITORY = "registry.clean"
 COUNT_STORAGE = "registry.count_storage"
 DEPLOY_PUSHED = "deployments.deploy_pushed"
+UPLOAD = "registry.upload"
+SPOOL_CLEAN = "registry.spool_clean"
 
 
 def enqueue(name: str, *ids: int | str) -> None:

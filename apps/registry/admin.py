@@ -7,7 +7,7 @@ from django.http import HttpRequest
 from unfold.admin import TabularInline
 
 from apps.core.admin import ReadOnlyAdmin
-from apps.registry.models import Manifest, Part, RefreshToken, Repository, Robot, TokenKey, Version
+from apps.registry.models import Manifest, Part, RefreshToken, Repository, Robot, TokenKey, Upload, Version
 
 
 @admin.register(Repository)
@@ -70,3 +70,11 @@ class ManifestAdmin(ReadOnlyAdmin):
     list_filter = ("kind",)
     search_fields = ("repository__name", "digest")
     inlines = (PartInline,)
+
+
+@admin.register(Upload)
+class UploadAdmin(ReadOnlyAdmin):
+    list_display = ("uid", "repository", "tag", "status", "code", "pushed_by", "received_bytes", "created_at")
+    list_select_related = ("repository",)
+    list_filter = ("status",)
+    search_fields = ("uid", "repository__name", "tag", "pushed_by")

@@ -6,13 +6,14 @@ import hmac
 import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from uuid import UUID
 
 from django.db import connection
 from django.db.models import Case, F, Max, Q, QuerySet, Sum, When
 
 from apps.core.clock import now
 from apps.core.errors import Missing
-from apps.registry.models import Manifest, Part, RefreshToken, Repository, Robot, Version
+from apps.registry.models import Manifest, Part, RefreshToken, Repository, Robot, Upload, Version
 from apps.tenants.models import ApiToken, Tenant
 from apps.tenants.selectors import is_live, token_digest
 
@@ -26,6 +27,10 @@ class VersionMissing(Missing):
 
 class RobotMissing(Missing):
     code = "robots.not_found"
+
+
+class UploadMissing(Missing):
+    code = "uploads.not_found"
 
 
 def repository_named(name: str) -> Repository | None:
@@ -215,3 +220,16 @@ def repositories_unkept(before: datetime, limit: int) -> list[str]:
     """Names of those whose rules were not applied since, the longest ago first."""
     rows = Repository.objects.filter(deleting_at=None).exclude(cleaned_at__gte=before)
     return list(rows.order_by(F("cleaned_at").asc(nulls_first=True)).values_list("name", flat=True)[:limit])
+
+
+def uploads_of(repository_name: str) -> QuerySet[Upload]:
+    """Archives that were sent for the repository, newest first."""
+    return Upload.objects.filter(repository__name=repository_name)
+
+
+def upload_of(repository_name: str, uid: UUID) -> Upload:
+    """Raises UploadMissing."""
+    upload = uploads_of(repository_name).filter(uid=uid).first()
+    if upload is None:
+        raise UploadMissing(f"{repository_name} has no upload {uid}.")
+    return upload

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.urls import include, path, re_path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
-from portal.api import streams, tenants
+from portal.api import streams, tenants, uploads
 from portal.api.errors import api_not_found
 
 urlpatterns = [
@@ -15,6 +15,9 @@ urlpatterns = [
     path("v1/tenants/<slug:slug>/", tenants.TenantDetail.as_view(), name="api-tenant"),
     path("v1/tenants/<slug:slug>/events/stream/", streams.TenantStream.as_view(), name="api-tenant-stream"),
     path("v1/apps/<slug:slug>/events/stream/", streams.AppStream.as_view(), name="api-app-stream"),
+    path("v1/apps/<slug:slug>/uploads/", uploads.UploadList.as_view(), name="api-uploads"),
+    path("v1/apps/<slug:slug>/uploads", uploads.UploadListBare.as_view()),
+    path("v1/apps/<slug:slug>/uploads/<uuid:uid>/", uploads.UploadDetail.as_view(), name="api-upload"),
     path("v1/", include("apps.tenants.api.urls")),
     path("v1/", include("apps.registry.api.robot_urls")),
     path("v1/", include("apps.deployments.api.urls")),

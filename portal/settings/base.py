@@ -228,6 +228,18 @@ REGISTRY_TOKEN_CERT = env.str("BERTH_REGISTRY_TOKEN_CERT", default="")
 REGISTRY_REFRESH_DAYS = max(1, env.int("BERTH_REGISTRY_REFRESH_DAYS", default=90))
 REGISTRY_NOTIFICATION_SECRET = env.str("BERTH_REGISTRY_NOTIFICATION_SECRET", default="")
 
+# Image archives that are sent to the portal. The transfers worker must see the same directory.
+UPLOAD_DIRECTORY = env.str("BERTH_UPLOAD_DIRECTORY", default=str(VAR / "uploads"))
+UPLOAD_MAX_MB = env.int("BERTH_UPLOAD_MAX_MB", default=4096)
+# What the compressed layers of one archive may unpack to, together. They are only hashed: nothing of it is stored.
+UPLOAD_UNPACKED_MB = env.int("BERTH_UPLOAD_UNPACKED_MB", default=16384)
+UPLOADS_PER_TENANT = env.int("BERTH_UPLOADS_PER_TENANT", default=2)
+# Seconds: to send it, and then for each of checking and pushing, the wait for a worker included.
+UPLOAD_RECEIVE_S = env.int("BERTH_UPLOAD_RECEIVE", default=3600)
+UPLOAD_WORK_S = env.int("BERTH_UPLOAD_WORK", default=1800)
+# So long a sender may send nothing.
+UPLOAD_IDLE_S = env.int("BERTH_UPLOAD_IDLE", default=30)
+
 # Seconds. How long each waiting state of the loop may last; what outlives it ends with a reason.
 ROLLOUT_DEADLINE_S = env.int("BERTH_ROLLOUT_DEADLINE", default=180)
 # Of one app. Each leaves a release, and rows that are kept as long as the app is.

@@ -86,6 +86,11 @@ def probes_worker(env: Environment, *, concurrency: int = 8) -> Part:
     return _worker(env, "probes", "probes", concurrency, "--pool=threads")
 
 
+def transfers_worker(env: Environment, *, concurrency: int = 2) -> Part:
+    """Pushes archives that were sent to the portal: on the same machine, or with the same directory."""
+    return _worker(env, "transfers", "transfers", concurrency, "--pool=threads")
+
+
 def _worker(env: Environment, part: str, queue: str, concurrency: int, *more: str) -> Part:
     variables = env.variables()
     name = f"{part}@{env.id}"

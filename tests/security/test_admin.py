@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import uuid4
+
 import pytest
 from django.contrib import admin
 from django.contrib.auth.models import Permission
@@ -28,15 +30,20 @@ def rows(world, loop):
     from apps.deployments.services.rollouts import rollout_start
     from apps.hosts.services.authority import authority
     from apps.hosts.services.joining import join_token_create
+    from apps.registry.selectors import repository_named
     from apps.registry.services.keys import key_prepare
     from apps.registry.services.robots import robot_create
     from apps.registry.services.sign_in import refresh_token_create, sign_in
+    from apps.registry.services.uploads import upload_begin
 
     join_token_create(cluster=world.cluster, by=world.alice)
     authority()
     world.host(tls_ca="CA", tls_certificate="CERT", tls_key="PRIVATE-KEY-TEXT")
     app = world.app()
     world.push(app)
+    repository = repository_named(app.slug)
+    assert repository is not None
+    upload_begin(repository=repository, tag="2.0", by=world.alice, declared=None, spool=uuid4())
     _token, secret = token_create(user=world.alice, name="ci")
     robot_create(tenant=world.acme, by=world.alice, name="ci")
     refresh_token_create(signed_in=sign_in(name="alice", secret=secret, address="10.0.0.1"), client="docker")

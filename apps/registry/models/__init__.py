@@ -1,5 +1,6 @@
 from apps.registry.models.keys import TokenKey
 from apps.registry.models.repositories import Manifest, Part, Repository, Version
 from apps.registry.models.robots import RefreshToken, Robot
+from apps.registry.models.uploads import Upload
 
-__all__ = ["Manifest", "Part", "RefreshToken", "Repository", "Robot", "TokenKey", "Version"]
+__all__ = ["Manifest", "Part", "RefreshToken", "Repository", "Robot", "TokenKey", "Upload", "Version"]

@@ -217,3 +217,14 @@ def cleaning_token(repository: str) -> str:
 def pull_token(repository: str) -> str:
     """The platform's own credential for one pull of one repository."""
     return token_issue(subject="", access=[Access(repository, ("pull",))]).token
+
+
+def push_token(repository: str, by: Who) -> str | None:
+    """A credential for pushing to one repository in somebody's name; None where they may not (any more).
+
+    Raises PushRefused where they may, and can't for now.
+    """
+    access = granted(by, Asked([Access(repository, ("pull", "push"))], frozenset({repository})))
+    if not any("push" in one.actions for one in access):
+        return None
+    return token_issue(subject=subject_of(by), access=access).token

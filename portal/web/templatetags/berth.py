@@ -74,6 +74,10 @@ def use_words(use: Use) -> str:
     )
 
 
+def upload_state(value: str) -> SafeString:
+    return _state(texts.UPLOAD_STATUSES, value)
+
+
 @register.filter
 def instance_state(value: str) -> SafeString:
     return _state(texts.INSTANCE_STATUSES, value)

@@ -122,4 +122,4 @@ def push_page(request: MemberRequest, slug: str) -> HttpResponse:
                 words = _("Tags that match %(pattern)s are deployed when they are pushed.") if pattern else None
                 messages.success(request, words % {"pattern": pattern} if words else _("Pushes deploy nothing."))
                 return redirect("web:app", slug=slug)
-    return render(request, "web/push.html", {"app": app, "form": form}, status=status)
+    return render(request, "web/on_push.html", {"app": app, "form": form}, status=status)

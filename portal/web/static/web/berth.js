@@ -149,6 +149,64 @@
   document.addEventListener("htmx:afterSwap", offerVersions);
   offerVersions();
 
+  // Uploads -------------------------------------------------------------------------------------------------------
+  // As the body of the request and not as a form: the browser reads the file as it goes, and so does the portal.
+  const upload = document.getElementById("upload-form");
+  function send(file, tag) {
+    const bar = document.getElementById("upload-bar");
+    const stop = document.getElementById("upload-stop");
+    const submit = upload.querySelector("button[type=submit]");
+    const request = new XMLHttpRequest();
+    const say = (text) => {
+      const status = document.getElementById("upload-status");
+      status.textContent = text;
+      status.hidden = false;
+    };
+    const over = (text) => {
+      say(text);
+      bar.hidden = stop.hidden = true;
+      submit.disabled = false;
+      window.removeEventListener("beforeunload", stay);
+    };
+    const stay = (event) => event.preventDefault();
+    const refusal = () => {
+      let told = {};
+      try { told = JSON.parse(request.responseText); } catch { /* a proxy's own page */ }
+      const words = [...document.querySelectorAll("#upload-words [data-code]")];
+      const ours = words.find((one) => one.dataset.code === told.code);
+      return ours ? ours.textContent : told.detail || `${upload.dataset.broken} (${request.status})`;
+    };
+    request.upload.addEventListener("progress", (event) => {
+      if (event.lengthComputable && event.total) bar.value = (100 * event.loaded) / event.total;
+    });
+    request.addEventListener("load", () => over(request.status === 202 ? upload.dataset.sent : refusal()));
+    request.addEventListener("error", () => over(upload.dataset.broken));
+    request.addEventListener("abort", () => over(upload.dataset.stopped));
+    request.open("PUT", `${upload.dataset.upload}?tag=${encodeURIComponent(tag)}`);
+    request.setRequestHeader("Content-Type", "application/x-tar");
+    request.setRequestHeader("X-CSRFToken", upload.elements.namedItem("csrfmiddlewaretoken").value);
+    stop.onclick = () => request.abort();
+    window.addEventListener("beforeunload", stay);
+    bar.value = 0;
+    bar.hidden = stop.hidden = false;
+    submit.disabled = true;
+    say(upload.dataset.sending);
+    request.send(file);
+  }
+  if (upload) {
+    upload.hidden = false;
+    upload.addEventListener("submit", (event) => {
+      event.preventDefault();
+      const file = document.getElementById("upload-file").files[0];
+      const large = file && file.size > Number(upload.dataset.most);
+      if (large) {
+        const status = document.getElementById("upload-status");
+        status.textContent = upload.dataset.tooLarge;
+        status.hidden = false;
+      } else if (file) send(file, document.getElementById("upload-tag").value);
+    });
+  }
+
   // Small things ------------------------------------------------------------------------------------------------
   // A reload must not send the form again that made the secret which the page shows.
   const replaced = document.querySelector("[data-replace-url]");
