@@ -28,8 +28,8 @@ from stack.processes import descendants
 from stack.runner import Stack
 from tests.archives import make_big
 
-PARTS = ("postgres", "redis", "zookeeper", "registry", "web", "worker", "transfers", "beat")
-WATCHED = ("web", "worker", "transfers")
+PARTS = ("postgres", "redis", "zookeeper", "registry", "web", "worker", "transfers", "registry-worker", "beat")
+WATCHED = ("web", "worker", "transfers", "registry-worker")
 ENDED = {"done", "failed", "expired"}
 LIMIT_MB = 150
 MIB = 1 << 20
@@ -132,7 +132,7 @@ def main() -> None:
         "received_s": round(received_s, 1),
         "done_s": round(ended_s, 1),
         "portal_growth_mib": growth["web"],
-        "workers_growth_mib": round(growth["worker"] + growth["transfers"], 1),
+        "workers_growth_mib": round(growth["worker"] + growth["transfers"] + growth["registry-worker"], 1),
         "limit_mib": float(LIMIT_MB),
     }
     idle = {name: round(used / MIB, 1) for name, used in watch.before.items()}

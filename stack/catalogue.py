@@ -15,6 +15,7 @@ from stack.parts.python import (
     gateway,
     hosts_worker,
     probes_worker,
+    registry_worker,
     transfers_worker,
     watcher,
     web,
@@ -35,6 +36,7 @@ FACTORIES: Mapping[str, Callable[[Environment], Part]] = {
     "hosts-worker": hosts_worker,
     "probes": probes_worker,
     "transfers": transfers_worker,
+    "registry-worker": registry_worker,
     "beat": beat,
     "watcher": watcher,
     "collector": collector,
@@ -45,7 +47,18 @@ HOSTS = "hosts"
 DEFAULTS: Mapping[str, Sequence[str]] = {
     "demo": (
         *("redis", "zookeeper", "registry", "web"),
-        *("worker", "engines", "hosts-worker", "probes", "transfers", "beat", "watcher", "collector", "gateway"),
+        *(
+            "worker",
+            "engines",
+            "hosts-worker",
+            "probes",
+            "transfers",
+            "registry-worker",
+            "beat",
+            "watcher",
+            "collector",
+            "gateway",
+        ),
     ),
     "test": ("postgres", "redis", "zookeeper"),
 }

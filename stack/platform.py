@@ -18,7 +18,7 @@ from stack.journey import Member, seed
 from stack.parts.python import manage
 from stack.runner import Stack
 
-WORKERS = ("worker", "engines", "hosts-worker", "probes", "transfers")
+WORKERS = ("worker", "engines", "hosts-worker", "probes", "transfers", "registry-worker")
 PARTS = ("postgres", "redis", "zookeeper", "registry", "web", *WORKERS, "beat", "watcher", "gateway")
 HOST_MEMORY_MB = 1024
 #: What an earlier run left in the directory; the engines' images go too, so that each run pulls anew.

@@ -19,6 +19,10 @@ HOSTS = "hosts"
 PROBES = "probes"
 #: Carrying images about: minutes each, by a worker that sees the directory in which uploads lie.
 TRANSFERS = "transfers"
+#: What asks the registry: as long as a registry that hangs lets it be.
+REGISTRY = "registry"
+#: What beat sends every other second: quick, and never behind hundreds of apps that all want a pass.
+DUTIES = "duties"
 
 app = Celery("berth")
 
@@ -37,7 +41,7 @@ def _configure() -> None:
     from django.conf import settings
 
     from apps.core import jobs
-    from workers.schedule import SCHEDULE
+    from workers.schedule import DUTIES_OFTEN, SCHEDULE
 
     app.conf.update(
         broker_url=settings.REDIS_URL,
@@ -64,6 +68,9 @@ def _configure() -> None:
             jobs.PROBE_SHARD: {"queue": PROBES},
             jobs.UPLOAD: {"queue": TRANSFERS},
             jobs.SPOOL_CLEAN: {"queue": TRANSFERS},
+            # A name beats a pattern: all the others of the registry's tasks.
+            "registry.*": {"queue": REGISTRY},
+            **{name: {"queue": DUTIES} for name in DUTIES_OFTEN},
         },
         worker_prefetch_multiplier=1,
         worker_max_tasks_per_child=5000,

@@ -15,6 +15,9 @@ def _every(seconds: float, task: str) -> dict[str, Any]:
     return {"task": task, "schedule": seconds, "options": {"expires": max(EXPIRES_S, seconds)}}
 
 
+#: Without these nothing else is found: they have a queue of their own, which every worker of apps empties first.
+DUTIES_OFTEN = ("deployments.sweep", "deployments.observe_hosts", "deployments.probe", "deployments.gateways")
+
 SCHEDULE: dict[str, dict[str, Any]] = {
     "sweep": _every(2, "deployments.sweep"),
     "observe": _every(2, "deployments.observe_hosts"),

@@ -65,7 +65,7 @@ def web(env: Environment, *, workers: int = 2) -> Part:
 
 def worker(env: Environment, *, concurrency: int = 2) -> Part:
     """The loop: sweeps, apps, discovery. Quick tasks that wait for no engine."""
-    return _worker(env, "worker", "celery", concurrency)
+    return _worker(env, "worker", "duties,celery", concurrency)
 
 
 def engines_worker(env: Environment, *, concurrency: int = 16) -> Part:
@@ -89,6 +89,11 @@ def probes_worker(env: Environment, *, concurrency: int = 8) -> Part:
 def transfers_worker(env: Environment, *, concurrency: int = 2) -> Part:
     """Pushes archives that were sent to the portal: on the same machine, or with the same directory."""
     return _worker(env, "transfers", "transfers", concurrency, "--pool=threads")
+
+
+def registry_worker(env: Environment, *, concurrency: int = 4) -> Part:
+    """What asks the registry: lists, reads and deletes what it holds."""
+    return _worker(env, "registry-worker", "registry", concurrency, "--pool=threads")
 
 
 def _worker(env: Environment, part: str, queue: str, concurrency: int, *more: str) -> Part:

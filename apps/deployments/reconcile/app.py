@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 
 #: A pass that itself changes what is wanted is followed by another; after so many it is somebody else's turn.
 ROUNDS = 20
-#: After so many, each waits for as long as the last had worked (at most so many seconds): an app of hundreds of
+#: After so many, each waits for twice as long as the last had worked (at most so many seconds): an app of hundreds of
 #: instances that become ready one by one is not published anew for each of them.
 UNPACED = 4
 PACE_S = 0.25
@@ -34,7 +34,7 @@ def reconcile_app(app_id: int, clients: Clients) -> None:
     took = 0.0
     for turn in range(ROUNDS):
         if turn >= UNPACED:
-            time.sleep(min(took, PACE_S))
+            time.sleep(min(2 * took, PACE_S))
         began = time.thread_time()
         with held(App, app_id) as mine:
             if not mine:

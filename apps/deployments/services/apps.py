@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
-from django.db import IntegrityError, transaction
-from django.db.models import F, QuerySet
+from django.db import IntegrityError, connection, transaction
+from django.db.models import QuerySet
 
 from apps.core import compiled, events, jobs
+from apps.core.clock import now
 from apps.core.errors import Conflict, Denied
 from apps.deployments.models import App, Domain
 from apps.hosts.selectors import default_cluster
@@ -114,10 +114,17 @@ def _taken(*, pk: int) -> QuerySet[App, tuple[int]]:
 
 
 def route_touch(*, app_id: int) -> None:
-    """What should be routed has changed: part of the transaction that changes it."""
-    compiled.update(_touched, {"pk": app_id})
-    jobs.enqueue(jobs.RECONCILE_APP, app_id)
+    """What should be routed has changed: part of the transaction that changes it.
 
-
-def _touched(*, pk: int) -> tuple[QuerySet[App], dict[str, Any]]:
-    return App.objects.filter(pk=pk), {"route_wanted": F("route_wanted") + 1}
+    A pass that is at the app needs no nudge: it looks for such changes after it gave the lease back, and it can't give
+    it back between this and the commit, since that is a change of the same row.
+    """
+    table, route, key, lease = map(connection.ops.quote_name, (App._meta.db_table, "route_wanted", "id", "lease_until"))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"UPDATE {table} SET {route} = {route} + 1 WHERE {key} = %s RETURNING {lease} > %s",  # noqa: S608 - ours
+            [app_id, connection.ops.adapt_datetimefield_value(now())],
+        )
+        found = cursor.fetchone()
+    if found is not None and not found[0]:
+        jobs.enqueue(jobs.RECONCILE_APP, app_id)
