@@ -74,6 +74,7 @@ def use_words(use: Use) -> str:
     )
 
 
+@register.filter
 def upload_state(value: str) -> SafeString:
     return _state(texts.UPLOAD_STATUSES, value)
 
