@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -18,6 +18,14 @@ from gateway.contract import (
     ContainerTraffic,
     GatewayState,
 )
+from stack.interrupts import terminate_as_interrupt
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop() -> Generator[None, object, object]:
+    """A run that is ended by a signal takes down what it started; in the background too, where Ctrl-C is ignored."""
+    with terminate_as_interrupt():
+        return (yield)
 
 
 @pytest.fixture(autouse=True)
