@@ -7,6 +7,7 @@ from uuid import UUID
 
 from django.db.models import F, QuerySet
 
+from apps.core import compiled
 from apps.core.errors import Missing, PlatformError
 from apps.hosts.models import Cluster, Host, PortAllocation
 from apps.hosts.samples import sampled_lately
@@ -44,10 +45,14 @@ def hosts_low_on_disk(percent: int) -> list[int]:
 
 
 def host_with_engine(pk: int) -> Host:
-    host = hosts_to_observe().filter(pk=pk).first()
-    if host is None:
+    found = compiled.objects(_to_observe, {"pk": pk})
+    if not found:
         raise HostMissing(f"There is no host {pk}.")
-    return host
+    return found[0]
+
+
+def _to_observe(*, pk: int) -> QuerySet[Host]:
+    return hosts_to_observe().filter(pk=pk)
 
 
 def ports_taken(host_ids: Iterable[int]) -> dict[int, set[int]]:

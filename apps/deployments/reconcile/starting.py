@@ -79,11 +79,14 @@ def forward(instances: Sequence[Instance], clients: Clients) -> list[Instance]:
 def _started(instances: Sequence[Instance], clients: Clients) -> list[Instance]:
     """Their containers, made or found. Returns those that failed or ended."""
     turned, waiting = [], []
+    # Of one host, and nearly always of one version: it is asked about once.
+    versions = {one.replica_set.release.version_id: one.host for one in instances}
+    misfits = {version: unfit(version, host) for version, host in versions.items()}
     for one in instances:
         if passed(one):
             if start_failed(one, StartOverdue("it was not started in time")):
                 turned.append(one)
-        elif wrong := unfit(one.replica_set.release.version_id, one.host):
+        elif wrong := misfits[one.replica_set.release.version_id]:
             # Nobody knew when it was placed: the image was read from the registry since.
             if instance_fail(instance=one, code=wrong[0], reason=wrong[1]):
                 turned.append(one)
