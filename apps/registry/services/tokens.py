@@ -29,6 +29,9 @@ __all__ = ["LEEWAY_S", "TOKEN_S", "RegistryUnconfigured"]
 #: How exactly it is noted until when tokens are about: a write a minute, however often people ask.
 NOTED_S = 60
 MAX_REPOSITORIES = 20
+#: Of one request so many scopes are looked at, of so many characters: anybody may ask, and _SCOPE takes time with the
+#: square of the length, in which the process answers nobody. Ours hold a host name, 40 characters and a few words.
+MAX_SCOPES, MAX_SCOPE = 100, 400
 ALL_ACTIONS = frozenset({"pull", "push", "delete"})
 _NAME = r"[a-z0-9]+(?:[._/-][a-z0-9]+)*"
 # resourcescope of docs/content/spec/auth/scope.md: the class is optional, and a name may begin with host:port.
@@ -80,8 +83,8 @@ def asked_for(scopes: Iterable[str]) -> Asked:
     """``parse_scopes``, with what was meant by it."""
     asked: dict[tuple[str, str], set[str]] = {}
     pushes: set[str] = set()
-    for scope in " ".join(scopes).split():
-        match = _SCOPE.fullmatch(scope)
+    for scope in " ".join(scopes).split()[:MAX_SCOPES]:
+        match = _SCOPE.fullmatch(scope) if len(scope) <= MAX_SCOPE else None
         if match is None or (match[2] and match[2] not in _own_hosts()):
             continue
         key = (match[3], match[1] or "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from datetime import timedelta
 
 import jwt
@@ -129,6 +130,16 @@ def test_a_header_that_holds_no_name_and_secret_is_not_taken_for_nobodys(shop, h
 def test_scopes_are_read_as_the_specification_writes_them(settings, scope, asked):
     settings.REGISTRY_PUBLIC = settings.REGISTRY_FOR_HOSTS = "localhost:5443"
     assert parse_scopes([scope]) == asked
+
+
+@pytest.mark.parametrize("middle", ["." * 60_000, "a." * 30_000, "a:1" * 20_000])
+def test_a_scope_of_any_length_is_answered_at_once_to_whoever_asks(shop, middle):
+    """60 kB is what fits into a request's first line; in it nobody else of the process is answered."""
+    began = time.monotonic()
+    asked = {"service": SERVICE, "scope": f"repository:{middle}:pull"}
+    assert Client().get(URL, asked).status_code == 401
+    assert parse_scopes([" ".join(f"repository:{middle[:399]}:pull" for _ in range(1000))]) == []
+    assert time.monotonic() - began < 2
 
 
 def test_the_class_of_a_scope_comes_back_in_the_token(shop, secret):
