@@ -16,7 +16,7 @@ import structlog
 from apps.core.clock import now
 from apps.registry.client import Reader, RegistryUnavailable, RepositoryUnreadable, reading
 from apps.registry.content import Content, Named, is_nowhere, read_config, read_manifest
-from apps.registry.models import Manifest, Part
+from apps.registry.models import Manifest, Part, Repository
 from apps.registry.selectors import manifests_to_describe, sizes_known
 from apps.registry.services.descriptions import (
     Description,
@@ -30,8 +30,9 @@ from apps.registry.services.tokens import pull_token
 
 log = structlog.get_logger(__name__)
 
-#: Bytes of an image's configuration. Larger ones exist nowhere but in tests of this.
-MAX_CONFIG = 8 * 1024 * 1024
+#: Bytes of an image's configuration. Larger ones exist nowhere but in tests of this; read, JSON takes up to 25 times
+#: as much memory.
+MAX_CONFIG = 1024 * 1024
 #: So many in one sweep, and for so long. Seconds.
 BATCH = 200
 BUDGET_S = 20.0
@@ -61,7 +62,7 @@ def manifest_describe(manifest_id: int) -> bool:
     name = manifest.repository.name
     try:
         with reading(name, token=pull_token(name)) as reader:
-            description = _description(reader, manifest.digest)
+            description = _description(reader, manifest)
     except RegistryUnavailable:
         describe_failed(manifest=manifest, away=True)
         raise
@@ -74,9 +75,9 @@ def manifest_describe(manifest_id: int) -> bool:
     return manifest_described(manifest=manifest, description=description)
 
 
-def _description(reader: Reader, digest: str) -> Description | None:
+def _description(reader: Reader, manifest: Manifest) -> Description | None:
     """None where the registry has it no more. Raises RepositoryUnreadable."""
-    found = reader.manifest(digest)
+    found = reader.manifest(manifest.digest)
     if found is None:
         return None
     body, media_type = found
@@ -89,7 +90,7 @@ def _description(reader: Reader, digest: str) -> Description | None:
         kind=kind,
         media_type=content.media_type,
         own_bytes=len(body),
-        parts=_parts(reader, content.parts),
+        parts=_parts(reader, manifest.repository, content.parts),
         platforms=platforms,
         config=shown,
     )
@@ -109,12 +110,12 @@ def _config(reader: Reader, content: Content) -> tuple[list[Mapping[str, str]], 
     return [config.platform] if config.platform else [], config.shown
 
 
-def _parts(reader: Reader, named: tuple[Named, ...]) -> list[PartOf]:
+def _parts(reader: Reader, repository: Repository, named: tuple[Named, ...]) -> list[PartOf]:
     """With the sizes that the registry has: the manifest's own word for them counts towards a quota, so is not taken.
 
-    A blob's size never changes, so what is known of another manifest is not asked again.
+    A blob's size never changes, so what is known of another manifest of the repository is not asked again.
     """
-    known = sizes_known(one.digest for one in named)
+    known = sizes_known(repository, (one.digest for one in named))
     parts = []
     for one in named:
         size = known.get(one.digest)

@@ -125,9 +125,13 @@ def manifests_to_describe(limit: int) -> list[int]:
     return list(rows.order_by(F("describe_after").asc(nulls_first=True), "pk").values_list("pk", flat=True)[:limit])
 
 
-def sizes_known(digests: Iterable[str]) -> dict[str, int]:
-    """Of those that some manifest names already: bytes as they are stored."""
-    rows = Part.objects.filter(digest__in=list(digests), size_bytes__gt=0).order_by()
+def sizes_known(repository: Repository, digests: Iterable[str]) -> dict[str, int]:
+    """Of those that a manifest of this repository names already: bytes as they are stored.
+
+    Of no other repository: a manifest may name what its own does not hold (distribution takes any field that it does
+    not know), and whoever pushed it would learn that a digest of somebody else's exists, and how large it is.
+    """
+    rows = Part.objects.filter(manifest__repository=repository, digest__in=list(digests), size_bytes__gt=0).order_by()
     return dict(rows.values_list("digest", "size_bytes").distinct())
 
 
@@ -199,8 +203,12 @@ def loose_of(tenant_id: int) -> int:
 
 
 def digests_counted(repository_name: str) -> set[str]:
-    """Blobs that ``storage_of`` counts for the repository, without their "sha256:"."""
-    parts = Part.objects.filter(manifest__repository__name=repository_name).values_list("digest", flat=True)
+    """Blobs that ``storage_of`` counts for the repository, without their "sha256:".
+
+    Not those of no size: they were not there when their manifest was read, and may have been pushed since.
+    """
+    rows = Part.objects.filter(manifest__repository__name=repository_name, size_bytes__gt=0)
+    parts = rows.values_list("digest", flat=True)
     return {digest.removeprefix("sha256:") for digest in parts}
 
 

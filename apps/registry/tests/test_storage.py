@@ -170,6 +170,18 @@ def test_the_command_collects_and_tells_what_is_stored_beside_the_manifests(worl
     assert (told["links"], told["blobs"], told["freed"]) == (2, 2, 1030)
 
 
+def test_what_was_pushed_after_a_manifest_that_names_it_counts_too(world, app, storage, tmp_path):
+    """When the manifest was read it was not there, so it had no size: a field that the registry does not know."""
+    config, store = storage
+    manifest(app, "a", ("1", 0))
+    store("1", b"x" * 1000, "_layers")
+    old = time.time() - 3600
+    for link in tmp_path.glob("docker/registry/v2/repositories/shop/_layers/sha256/*/link"):
+        os.utime(link, (old, old))
+    _collect(config)
+    assert quota(world).storage_bytes_used == 1000 + 100
+
+
 def test_the_command_leaves_repositories_whose_tokens_are_about(world, app, storage, token_key, capsys):
     config, store = storage
     store("1", b"x", "_layers")
