@@ -20,6 +20,8 @@ TRY_AGAIN_S = 5
 TRY_LAST_S = 3600
 #: An index of indexes is followed so far; whoever builds a deeper one hides it from nobody but himself.
 DEPTH = 4
+#: So many indexes that name one manifest are kept up with, the newest: their owner alone sees old sizes of the others.
+MAX_OVER = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +113,22 @@ def _children_noted(index: Manifest, description: Description) -> None:
             jobs.enqueue(jobs.DESCRIBE_MANIFEST, child.pk)
 
 
-def _summed(manifest: Manifest, depth: int = 0) -> None:
-    """An index is as large, and for those platforms, as what it names: worked out anew with each of these."""
-    if manifest.kind in (Manifest.Kind.INDEX, Manifest.Kind.ARTIFACT):
-        _index_summed(manifest)
-    if depth < DEPTH:
+def _summed(manifest: Manifest) -> None:
+    """An index is as large, and for those platforms, as what it names: worked out anew with each of these.
+
+    Level by level, each index once in each: by paths, four levels of a hundred that all name each other are 100^4.
+    """
+    level = [manifest]
+    for _ in range(DEPTH + 1):
+        for one in level:
+            if one.kind in (Manifest.Kind.INDEX, Manifest.Kind.ARTIFACT):
+                _index_summed(one)
         over = Manifest.objects.filter(
-            repository_id=manifest.repository_id, parts__kind=Part.Kind.MANIFEST, parts__digest=manifest.digest
+            repository_id=manifest.repository_id,
+            parts__kind=Part.Kind.MANIFEST,
+            parts__digest__in=[one.digest for one in level],
         )
-        for index in over.distinct():
-            _summed(index, depth + 1)
+        level = list(over.order_by("-pk").distinct()[:MAX_OVER])
 
 
 def _index_summed(index: Manifest) -> None:

@@ -11,7 +11,7 @@ from apps.core.clock import now
 from apps.registry import content, describing
 from apps.registry.content import MAX_LABELS, MAX_TEXT, OCI_INDEX, OCI_MANIFEST, read_config, read_manifest
 from apps.registry.describing import manifest_describe, manifests_describe
-from apps.registry.models import Manifest, Part, Version
+from apps.registry.models import Manifest, Part, Repository, Version
 from apps.registry.services import descriptions
 from apps.registry.services.manifests import manifest_doubted, manifest_pushed
 from apps.registry.services.versions import version_pushed
@@ -291,3 +291,32 @@ def test_a_repository_that_is_being_deleted_is_not_read(shop):
     assert manifests_describe() == 0
     assert manifest_describe(manifest.pk) is False
     assert shop.requests == []
+
+
+def test_nobody_learns_from_a_digest_what_another_repository_holds(world, shop):
+    """Distribution 2.8 takes a field that it does not know, whatever digests it names."""
+    foreign = world.app("rival-app", tenant=world.rival, by=world.charlie)
+    theirs = digest_of(b"secret")
+    row = Manifest.objects.create(
+        repository=Repository.objects.get(name=foreign.slug), digest=f"sha256:{'7' * 64}", pushed_at=now()
+    )
+    Part.objects.create(manifest=row, digest=theirs, kind=Part.Kind.LAYER, size_bytes=123_456)
+    manifest = _read(shop.image(b"one", blobs=[{"mediaType": LAYER, "digest": theirs, "size": 1}]))
+    assert manifest.parts.get(digest=theirs).size_bytes == 0
+
+
+def test_indexes_that_all_name_each_other_are_summed_once_a_level(shop, monkeypatch):
+    """Otherwise by each way from below to above: a hundred in each of four levels would be 100 million."""
+    below = [shop.image(b"one")]
+    for level in range(4):
+        entries = [entry(one) for one in below]
+        below = [shop.index(*entries, annotations={"is": f"{level} {number}"}) for number in range(5)]
+    for digest in shop.manifests:
+        _pushed(digest)
+    _settle()
+    summed = []
+    monkeypatch.setattr(descriptions, "_index_summed", summed.append)
+    image = next(iter(shop.manifests))
+    manifest_doubted(repository="shop", digest=image)
+    assert manifest_describe(Manifest.objects.get(digest=image).pk) is True
+    assert len(summed) == 4 * 5
