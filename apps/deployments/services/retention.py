@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from django.db import transaction
-from django.db.models import Max, Min, OuterRef, QuerySet, Subquery, Sum
+from django.db.models import Max, QuerySet, Sum
 
 from apps.core import events
 from apps.core.clock import now
@@ -143,16 +143,24 @@ def _judged(app: App, rules: Rules, at: datetime) -> list[Verdict]:
 
 def candidates_of(app: App) -> list[Candidate]:
     """All versions that are not being deleted, also those whose tag names something else by now."""
-    rows = Version.objects.filter(repository__name=app.slug, deleting_at=None)
-    later = Version.objects.filter(repository=OuterRef("repository"), tag=OuterRef("tag"))
-    after = later.filter(pushed_at__gt=OuterRef("pushed_at")).order_by().values("tag").annotate(at=Min("pushed_at"))
-    values = rows.annotate(after=Subquery(after.values("at"))).values_list(
-        "pk", "tag", "digest", "pushed_at", "is_current", "after"
-    )
-    return [
-        Candidate(pk, tag, digest, pushed_at, None if is_current else after or pushed_at)
-        for pk, tag, digest, pushed_at, is_current, after in values
-    ]
+    rows = Version.objects.filter(repository__name=app.slug).order_by("tag", "-pushed_at")
+    found: list[Candidate] = []
+    # Of the tag that is looked at: when it was pushed last, and the push after that of the row before.
+    last = ""
+    at: datetime | None = None
+    after: datetime | None = None
+    # Here and not by a query for each row: a tag may have been pushed a hundred thousand times.
+    for pk, tag, digest, pushed_at, is_current, deleting_at in rows.values_list(
+        "pk", "tag", "digest", "pushed_at", "is_current", "deleting_at"
+    ):
+        if tag != last:
+            last, at, after = tag, None, None
+        if at is not None and pushed_at < at:
+            after = at
+        at = pushed_at
+        if deleting_at is None:
+            found.append(Candidate(pk, tag, digest, pushed_at, None if is_current else after or pushed_at))
+    return found
 
 
 def _window(app: App, count: int) -> dict[int, list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 
 import pytest
@@ -16,6 +17,7 @@ from apps.deployments.services.retention import (
     RetentionInvalid,
     app_clean,
     apps_clean,
+    candidates_of,
     clean_now,
     needed_digests,
     preview,
@@ -196,3 +198,27 @@ def test_hosts_need_the_images_of_releases_that_can_be_gone_back_to_and_of_what_
     assert needed_digests(digests) == set(digests[:4])
     rules(app, world, rollback_releases=1)
     assert needed_digests(digests) == {digests[3]}
+
+
+def test_a_tag_that_was_pushed_ten_thousand_times_is_judged_in_a_moment(world, app):
+    last = push(app, world, 1, "main", days=0)
+    at = last.pushed_at - timedelta(days=30)
+    Version.objects.bulk_create(
+        Version(
+            repository=last.repository,
+            tag="main",
+            digest=f"sha256:{digest(number)}",
+            pushed_at=at + timedelta(minutes=number),
+            is_current=False,
+            deleting_at=at if number == 3 else None,
+        )
+        for number in range(2, 10_000)
+    )
+    began = time.monotonic()
+    found = {one.digest: one for one in candidates_of(app)}
+    assert time.monotonic() - began < 2
+    assert len(found) == 9998
+    assert found[f"sha256:{digest(1)}"].replaced_at is None
+    # By the next push, also where that one is deleted by now.
+    assert found[f"sha256:{digest(2)}"].replaced_at == at + timedelta(minutes=3)
+    assert found[f"sha256:{digest(9999)}"].replaced_at == Version.objects.get(is_current=True).pushed_at
