@@ -44,6 +44,12 @@ class VersionDetail:
     #: Of an index: its images and what else it names.
     images: tuple[Manifest, ...]
 
+    @property
+    def labels(self) -> list[tuple[str, str]]:
+        """In pairs: a template that asks a mapping for its items gets the label of that name, where there is one."""
+        manifest = self.facts.manifest
+        return list(manifest.config.get("labels", {}).items()) if manifest else []
+
 
 @dataclass(frozen=True, slots=True)
 class RepositoryFacts:

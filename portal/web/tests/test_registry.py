@@ -25,7 +25,12 @@ def read(shop: Any) -> Manifest:
         size_bytes=5 * 2**20,
         own_bytes=5 * 2**20,
         platforms=[AMD],
-        config={"labels": {HOSTILE: HOSTILE}, "ports": ["8080/tcp"], "user": HOSTILE, "command": [HOSTILE]},
+        config={
+            "labels": {HOSTILE: HOSTILE, "items": "of a mapping"},
+            "ports": ["8080/tcp"],
+            "user": HOSTILE,
+            "command": [HOSTILE],
+        },
         described_at=now(),
     )
     return Manifest.objects.get()
