@@ -51,13 +51,14 @@ def version_pushed(
     owner = repository_pushed_to(name=repository, at=pushed_at)
     if owner is None:
         return None
-    rows = list(Version.objects.filter(repository=owner, tag=tag))
-    known = next((one for one in rows if one.digest == digest), None)
+    # Never all of them: the registry waits for the answer with what others push, and a tag may have had any number.
+    rows = Version.objects.filter(repository=owner, tag=tag)
+    known = rows.filter(digest=digest).first()
     if known is not None and known.deleting_at is not None and not _outlives(known, pushed_at):
         return known
     manifest_noted(repository=owner, digest=digest, media_type=media_type, pushed_by=pushed_by, pushed_at=pushed_at)
-    current = next((one for one in rows if one.is_current), None)
-    latest = (current is None or pushed_at >= current.pushed_at) and not any(_outlasts(one, pushed_at) for one in rows)
+    current = rows.filter(is_current=True).first()
+    latest = (current is None or pushed_at >= current.pushed_at) and not rows.filter(_outlasting(pushed_at)).exists()
     if current is not None and latest and current.digest != digest:
         Version.objects.filter(pk=current.pk).update(is_current=False)
     if known is not None:
@@ -107,9 +108,9 @@ def _outlives(version: Version, pushed_at: datetime) -> bool:
     return pushed_at > (version.deleted_at or version.pushed_at)
 
 
-def _outlasts(version: Version, pushed_at: datetime) -> bool:
-    """Whether the tag was deleted after that push, as this version of it."""
-    return version.deleting_at is not None and not _outlives(version, pushed_at)
+def _outlasting(pushed_at: datetime) -> Q:
+    """Versions of the tag by which it was deleted after that push: those that it does not outlive."""
+    return Q(deleting_at__isnull=False) & (Q(deleted_at__gte=pushed_at) | Q(deleted_at=None, pushed_at__gte=pushed_at))
 
 
 @transaction.atomic

@@ -11,6 +11,7 @@ from pathlib import Path
 import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
+from django.db.models.signals import post_init
 from django.test import Client
 
 from apps.core.clock import now
@@ -211,6 +212,35 @@ def test_listing_finds_lost_pushes_and_vanished_tags(world, app):
         repository=repository, tags={"1.0": "sha256:" + "c" * 64, "3.0": "sha256:" + "d" * 64}, asked_at=now()
     )
     assert _current() == {"1.0": "sha256:" + "c" * 64, "3.0": "sha256:" + "d" * 64}
+
+
+def test_a_push_of_a_tag_that_had_many_images_looks_at_few_of_them(world, app):
+    """The registry tells of pushes one after the other, and waits for each answer."""
+    first = world.push(app, "main")
+    Version.objects.bulk_create(
+        Version(
+            repository=first.repository,
+            tag="main",
+            digest=f"sha256:{number:064x}",
+            pushed_at=first.pushed_at - timedelta(days=1),
+            is_current=False,
+            deleting_at=first.pushed_at if number % 2 else None,
+            deleted_at=first.pushed_at if number % 2 else None,
+        )
+        for number in range(500)
+    )
+    read = []
+
+    def noted(**values):
+        read.append(values["instance"])
+
+    post_init.connect(noted, sender=Version)
+    try:
+        world.push(app, "main", "f" * 64)
+    finally:
+        post_init.disconnect(noted, sender=Version)
+    assert len(read) < 10
+    assert Version.objects.get(is_current=True).digest == f"sha256:{'f' * 64}"
 
 
 def test_a_push_after_the_listing_was_asked_for_is_not_undone_by_it(world, app):
