@@ -59,6 +59,7 @@ def _lie(there: Upstream, what: str) -> str:
         "deep json": (manifest, says(b"[" * 100_000, **oci), "imports.source_invalid"),
         "old manifest": (manifest, says(b'{"schemaVersion": 1, "fsLayers": []}'), "imports.source_invalid"),
         "negative size": (manifest, says(manifest_of(layers=[{**layer, "size": -1}]), **oci), "imports.source_invalid"),
+        "other size": (manifest, says(manifest_of(layers=[{**layer, "size": 5001}]), **oci), "imports.source_invalid"),
         "no size": (manifest, says(manifest_of(layers=[{**layer, "size": "many"}]), **oci), "imports.source_invalid"),
         "huge size": (
             manifest,
@@ -88,7 +89,17 @@ def _lie(there: Upstream, what: str) -> str:
     "what",
     [
         *("metadata", "blob to private", "blob to loopback", "endless manifest", "huge manifest", "endless blob"),
-        *("other blob", "short blob", "no json", "deep json", "old manifest", "negative size", "no size", "huge size"),
+        *(
+            "other blob",
+            "short blob",
+            "no json",
+            "deep json",
+            "old manifest",
+            "negative size",
+            "other size",
+            "no size",
+            "huge size",
+        ),
         *("odd digest", "layers elsewhere", "a chart", "not there", "a teapot"),
     ],
 )
