@@ -19,8 +19,10 @@ from django.conf import settings
 
 from apps.core.errors import Refused
 from apps.core.guarded import AddressRefused, AddressUnreachable, AnswerTooSlow, body_of, chunks_of, guarded, told
-from apps.registry.client import MANIFESTS, MAX_MANIFEST
+from apps.registry.client import MANIFESTS, MAX_MANIFEST, plain_client
 from apps.registry.references import HOST, Credential, Reference
+from apps.registry.selectors import repository_named
+from apps.registry.services.tokens import pull_token
 
 #: Bytes that a token server may answer with, and of a blob that is read for what it says.
 MAX_TOKEN = 64 * 1024
@@ -68,6 +70,10 @@ def foreign(source: Reference, credential: Credential | None, *, total_s: float)
     """For reading one repository, for so many seconds in all. Raises what apps.core.guarded does, and the above."""
     if not re.fullmatch(HOST, source.host):
         raise AddressRefused("The registry's name can't be used.")
+    if source.host == settings.REGISTRY_PUBLIC:
+        with _own(source) as own:
+            yield own
+        return
     if credential is None and settings.REGISTRY_CACHE_URL and source.host == settings.REGISTRY_CACHE_OF:
         # The operators' own, which fetches from there itself. Never with a tenant's password: all tenants share it.
         with told(), httpx.Client(timeout=30, trust_env=False, headers={"Accept-Encoding": "identity"}) as plain:
@@ -75,6 +81,17 @@ def foreign(source: Reference, credential: Credential | None, *, total_s: float)
         return
     with guarded(total_s=total_s) as client:
         yield Foreign(client, f"{scheme()}://{source.api_host}", source.path, credential)
+
+
+@contextmanager
+def _own(source: Reference) -> Iterator[Foreign]:
+    """Our own registry, as far as everybody may pull: the base images. Raises SourceMissing for anything else."""
+    found = repository_named(source.path)
+    if found is None or not found.is_public or found.deleting_at is not None:
+        raise SourceMissing("The platform has no such image that everybody may pull.")
+    with told(), plain_client(30) as client:
+        client.headers["Accept-Encoding"] = "identity"
+        yield Foreign(client, "", source.path, None, authorization=f"Bearer {pull_token(source.path)}")
 
 
 def scheme() -> str:
@@ -89,12 +106,14 @@ def sign_in(host: str, credential: Credential, *, total_s: float = 20.0) -> None
 
 
 class Foreign:
-    def __init__(self, client: httpx.Client, base: str, path: str, credential: Credential | None) -> None:
+    def __init__(
+        self, client: httpx.Client, base: str, path: str, credential: Credential | None, *, authorization: str = ""
+    ) -> None:
         self._client = client
         self._base = base
         self._path = path
         self._credential = credential
-        self._authorization = ""
+        self._authorization = authorization
 
     def ping(self) -> None:
         with self._get(f"{self._base}/v2/", scope=""):

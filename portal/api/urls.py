@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.urls import include, path, re_path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
-from portal.api import imports, streams, tenants, uploads
+from portal.api import base_images, imports, streams, tenants, uploads
 from portal.api.errors import api_not_found
 
 urlpatterns = [
@@ -18,6 +18,8 @@ urlpatterns = [
     path("v1/apps/<slug:slug>/uploads/", uploads.UploadList.as_view(), name="api-uploads"),
     path("v1/apps/<slug:slug>/uploads", uploads.UploadListBare.as_view()),
     path("v1/apps/<slug:slug>/uploads/<uuid:uid>/", uploads.UploadDetail.as_view(), name="api-upload"),
+    path("v1/base-images/", base_images.BaseImageList.as_view(), name="api-base-images"),
+    path("v1/base-images/apps/", base_images.BaseImageApps.as_view(), name="api-base-image-apps"),
     path("v1/apps/<slug:slug>/imports/", imports.ImportList.as_view(), name="api-imports"),
     path("v1/apps/<slug:slug>/imports/<uuid:uid>/", imports.ImportDetail.as_view(), name="api-import"),
     path("v1/tenants/<slug:slug>/registries/", imports.ExternalRegistryList.as_view(), name="api-registries"),

@@ -8,7 +8,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Q
 
-from apps.core.crypto import EncryptedTextField
+from apps.core.crypto import EncryptedJSONField, EncryptedTextField
 from apps.registry.models.repositories import DIGEST, TAG, Repository
 from apps.tenants.models import Tenant
 from apps.tenants.models.tenants import SLUG, valid_slug
@@ -67,6 +67,7 @@ class Import(models.Model):
     platforms = models.JSONField(default=list, help_text='["linux/amd64"]: what is taken of an index; empty: all')
     tag = models.CharField(max_length=128, help_text="the version that it becomes")
     deploy = models.BooleanField(default=False, help_text="a rollout to it is started once it is there")
+    deploy_with = EncryptedJSONField(default=dict, help_text="of the release that follows; emptied once it is made")
     deployed_at = models.DateTimeField(null=True, blank=True, help_text="when that was dealt with")
     status = models.CharField(max_length=10, choices=Status, default=Status.WAITING)
     status_since = models.DateTimeField()

@@ -7,7 +7,7 @@ until then, later each time.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -57,7 +57,14 @@ class ImportExpired(Refused):
 
 
 def import_begin(
-    *, repository: Repository, source: str, tag: str, by: User, platforms: Sequence[str] = (), deploy: bool = False
+    *,
+    repository: Repository,
+    source: str,
+    tag: str,
+    by: User,
+    platforms: Sequence[str] = (),
+    deploy: bool = False,
+    deploy_with: Mapping[str, Any] | None = None,
 ) -> Import:
     """Copy ``source`` (registry.example.com/team/app:tag) to the repository as ``tag``; empty: its own tag.
 
@@ -93,6 +100,7 @@ def import_begin(
             platforms=list(platforms)[:16],
             tag=tag,
             deploy=deploy,
+            deploy_with=dict(deploy_with or {}),
             status_since=now(),
             deadline_at=after(settings.IMPORT_WORK_S),
         )

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from apps.core.models import Event
+from apps.deployments.tests.imported import Ours, run, signed_up
 from apps.registry.models import Import, Version
-from apps.registry.tests.imported import Ours, run, signed_up
 from apps.registry.tests.registry import digest_of
 from apps.registry.tests.upstream import Upstream, leads_to, never_ends, says
 

@@ -13,13 +13,13 @@ from apps.core.errors import Denied
 from apps.core.models import Event
 from apps.deployments.models import Rollout
 from apps.deployments.services.imports import app_import, imported_deploy
+from apps.deployments.tests.imported import Ours, run, signed_up
 from apps.registry.importing import import_work
 from apps.registry.models import Import, Version
 from apps.registry.references import Reference, ReferenceInvalid, host_parsed, reference_parsed
 from apps.registry.services.external import ExternalInvalid, ExternalTaken, external_change, external_create
 from apps.registry.services.imports import TagInvalid, TooManyImports, imports_expire, imports_to_work_on
 from apps.registry.services.versions import version_pushed
-from apps.registry.tests.imported import Ours, run, signed_up
 from apps.registry.tests.registry import digest_of, entry
 from apps.registry.tests.upstream import Upstream
 from apps.registry.trying import external_try
