@@ -2,7 +2,7 @@
 
 The name is looked up here, each address that it has is checked, and the connection is made to a checked one: a name
 that changes between the two (DNS rebinding) gains nothing. Every redirect is a new connection, so is checked the same.
-What is refused was never connected to. docs/decisions/0026-guarded-client.md says why this is our own.
+What is refused was never connected to. docs/decisions/0029-guarded-client.md says why this is our own.
 
 Sources: IANA's special-purpose address registries (by ``ipaddress``); the addresses at which clouds serve their
 machines' metadata, most of which are link-local.

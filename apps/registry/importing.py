@@ -2,7 +2,7 @@
 
 Everything may be done again: a worker that dies leaves the row; the next one finds the digest that was looked up, asks
 our registry for each blob, and copies what is missing. Hosts never pull from there themselves: their engines would go
-wherever a tenant's name leads, past the guard (docs/decisions/0027-imports.md).
+wherever a tenant's name leads, past the guard (docs/decisions/0030-imports.md).
 """
 
 from __future__ import annotations

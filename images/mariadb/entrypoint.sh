@@ -9,7 +9,8 @@ name_checked MARIADB_DATABASE "$database"
 umask 077
 if [ ! -d /data/db ]; then
     rm -rf /data/new
-    mariadb-install-db --no-defaults --datadir=/data/new --auth-root-authentication-method=socket --auth-root-socket-user=app \
+    # --force: it would look for a host name that need not be there.
+    mariadb-install-db --no-defaults --datadir=/data/new --force --auth-root-authentication-method=socket --auth-root-socket-user=app \
         --skip-test-db --skip-log-bin >/dev/null
     mv /data/new /data/db
 fi
