@@ -23,6 +23,7 @@ from apps.registry.models import Import, Version
 from apps.registry.services.external import external_create
 from apps.registry.tests.registry import Shop, entry
 from apps.registry.trying import external_try
+from stack import probes
 from stack.environment import Environment
 from stack.parts.base import Part
 from stack.parts.registry import registry
@@ -150,7 +151,7 @@ def test_a_cache_stands_in_for_its_upstream(tmp_path: Path, world: Any, token_ke
         config.write_text(json.dumps(said))
 
     port = theirs.ports["registry"]
-    ready = replace(upstream, prepare=plain, ready=lambda: httpx.get(f"http://127.0.0.1:{port}/v2/").is_success)
+    ready = replace(upstream, prepare=plain, ready=lambda: probes.tcp(port))
     with (
         Stack(theirs.directory, [ready]),
         Stack(
