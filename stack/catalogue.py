@@ -23,12 +23,14 @@ from stack.parts.python import (
 )
 from stack.parts.redis import redis
 from stack.parts.registry import registry
+from stack.parts.registry_cache import registry_cache
 from stack.parts.zookeeper import zookeeper
 
 FACTORIES: Mapping[str, Callable[[Environment], Part]] = {
     "redis": redis,
     "zookeeper": zookeeper,
     "registry": registry,
+    "registry-cache": registry_cache,
     "postgres": postgres,
     "web": web,
     "worker": worker,

@@ -16,6 +16,7 @@ DEFAULTS: Mapping[str, int] = {
     "portal": 8000,
     "gateway": 8080,
     "registry": 5443,
+    "registry_cache": 5444,
     "redis": 17379,
     "zookeeper": 17181,
     "postgres": 17432,

@@ -67,6 +67,7 @@ def _configure() -> None:
             jobs.PRUNE_IMAGES: {"queue": HOSTS},
             jobs.PROBE_SHARD: {"queue": PROBES},
             jobs.UPLOAD: {"queue": TRANSFERS},
+            jobs.IMPORT: {"queue": TRANSFERS},
             jobs.SPOOL_CLEAN: {"queue": TRANSFERS},
             # A name beats a pattern: all the others of the registry's tasks.
             "registry.*": {"queue": REGISTRY},

@@ -34,6 +34,8 @@ SCHEDULE: dict[str, dict[str, Any]] = {
     "registry_clean": _every(10, "registry.clean"),
     "registry_storage": _every(20, "registry.storage"),
     "uploads": _every(5, "registry.uploads"),
+    "imports": _every(5, "registry.imports"),
+    "imports_deploy": _every(5, "deployments.deploy_imported"),
     "uploads_forget": _every(3600, "registry.uploads_forget"),
     # Once an hour is enough; a message that found no worker is not missed for long.
     "events": _every(300, "core.prune_events"),

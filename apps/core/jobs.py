@@ -29,6 +29,8 @@ COUNT_STORAGE = "registry.count_storage"
 DEPLOY_PUSHED = "deployments.deploy_pushed"
 UPLOAD = "registry.upload"
 SPOOL_CLEAN = "registry.spool_clean"
+IMPORT = "registry.import"
+DEPLOY_IMPORTED = "deployments.deploy_imported"
 
 
 def enqueue(name: str, *ids: int | str) -> None:

@@ -7,7 +7,18 @@ from django.http import HttpRequest
 from unfold.admin import TabularInline
 
 from apps.core.admin import ReadOnlyAdmin
-from apps.registry.models import Manifest, Part, RefreshToken, Repository, Robot, TokenKey, Upload, Version
+from apps.registry.models import (
+    ExternalRegistry,
+    Import,
+    Manifest,
+    Part,
+    RefreshToken,
+    Repository,
+    Robot,
+    TokenKey,
+    Upload,
+    Version,
+)
 
 
 @admin.register(Repository)
@@ -78,3 +89,20 @@ class UploadAdmin(ReadOnlyAdmin):
     list_select_related = ("repository",)
     list_filter = ("status",)
     search_fields = ("uid", "repository__name", "tag", "pushed_by")
+
+
+@admin.register(ExternalRegistry)
+class ExternalRegistryAdmin(ReadOnlyAdmin):
+    list_display = ("name", "tenant", "host", "username", "tested_at", "test_code")
+    list_select_related = ("tenant",)
+    search_fields = ("name", "tenant__slug", "host")
+    exclude = ("password",)
+
+
+@admin.register(Import)
+class ImportAdmin(ReadOnlyAdmin):
+    list_display = ("uid", "repository", "source", "tag", "status", "code", "pushed_by", "created_at")
+    list_select_related = ("repository",)
+    list_filter = ("status",)
+    search_fields = ("uid", "repository__name", "source_host", "source_path", "pushed_by")
+    exclude = ("deploy_with",)

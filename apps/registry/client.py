@@ -347,6 +347,11 @@ def _local(url: str) -> str:
     return f"{parts.path}?{parts.query}"
 
 
+def plain_client(timeout_s: float) -> httpx.Client:
+    """For reading from our own registry what ``Reader`` is too small for."""
+    return _client(timeout_s)
+
+
 def _client(timeout_s: float) -> httpx.Client:
     verify = ssl.create_default_context(cafile=settings.REGISTRY_CA) if settings.REGISTRY_CA else True
     return httpx.Client(base_url=settings.REGISTRY_URL, verify=verify, timeout=timeout_s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.urls import include, path, re_path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
-from portal.api import streams, tenants, uploads
+from portal.api import base_images, imports, streams, tenants, uploads
 from portal.api.errors import api_not_found
 
 urlpatterns = [
@@ -18,6 +18,21 @@ urlpatterns = [
     path("v1/apps/<slug:slug>/uploads/", uploads.UploadList.as_view(), name="api-uploads"),
     path("v1/apps/<slug:slug>/uploads", uploads.UploadListBare.as_view()),
     path("v1/apps/<slug:slug>/uploads/<uuid:uid>/", uploads.UploadDetail.as_view(), name="api-upload"),
+    path("v1/base-images/", base_images.BaseImageList.as_view(), name="api-base-images"),
+    path("v1/base-images/apps/", base_images.BaseImageApps.as_view(), name="api-base-image-apps"),
+    path("v1/apps/<slug:slug>/imports/", imports.ImportList.as_view(), name="api-imports"),
+    path("v1/apps/<slug:slug>/imports/<uuid:uid>/", imports.ImportDetail.as_view(), name="api-import"),
+    path("v1/tenants/<slug:slug>/registries/", imports.ExternalRegistryList.as_view(), name="api-registries"),
+    path(
+        "v1/tenants/<slug:slug>/registries/<slug:name>/",
+        imports.ExternalRegistryDetail.as_view(),
+        name="api-external-registry",
+    ),
+    path(
+        "v1/tenants/<slug:slug>/registries/<slug:name>/test/",
+        imports.ExternalRegistryTest.as_view(),
+        name="api-external-registry-test",
+    ),
     path("v1/", include("apps.tenants.api.urls")),
     path("v1/", include("apps.registry.api.robot_urls")),
     path("v1/", include("apps.deployments.api.urls")),

@@ -228,6 +228,24 @@ REGISTRY_TOKEN_CERT = env.str("BERTH_REGISTRY_TOKEN_CERT", default="")
 REGISTRY_REFRESH_DAYS = max(1, env.int("BERTH_REGISTRY_REFRESH_DAYS", default=90))
 REGISTRY_NOTIFICATION_SECRET = env.str("BERTH_REGISTRY_NOTIFICATION_SECRET", default="")
 
+# Addresses that tenants name are called by apps.core.guarded only. Networks (10.20.0.0/16) that it may reach although
+# they are private, and that it may not although they are public, such as the platform's own.
+GUARD_ALLOW = env.list("BERTH_GUARD_ALLOW", default=[])
+GUARD_DENY = env.list("BERTH_GUARD_DENY", default=[])
+# Whether plain http may be named, too: whoever is on the way reads along, passwords included.
+GUARD_HTTP = env.bool("BERTH_GUARD_HTTP", default=False)
+# A file of certificates that are trusted beside the system's, such as a company's own authority.
+GUARD_CA = env.str("BERTH_GUARD_CA", default="")
+
+# Copies of images out of other registries. Per tenant at a time; for one, with the wait for a worker, in seconds.
+IMPORTS_PER_TENANT = env.int("BERTH_IMPORTS_PER_TENANT", default=3)
+IMPORT_MAX_MB = env.int("BERTH_IMPORT_MAX_MB", default=8192)
+IMPORT_WORK_S = env.int("BERTH_IMPORT_WORK", default=3600)
+# A registry that keeps copies of one other (distribution's "proxy"): images of that host, asked for without a
+# password, are read there. The operators' own, so not guarded.
+REGISTRY_CACHE_OF = env.str("BERTH_REGISTRY_CACHE_OF", default="")
+REGISTRY_CACHE_URL = env.str("BERTH_REGISTRY_CACHE_URL", default="")
+
 # Image archives that are sent to the portal. The transfers worker must see the same directory.
 UPLOAD_DIRECTORY = env.str("BERTH_UPLOAD_DIRECTORY", default=str(VAR / "uploads"))
 UPLOAD_MAX_MB = env.int("BERTH_UPLOAD_MAX_MB", default=4096)

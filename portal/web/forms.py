@@ -32,6 +32,9 @@ class Styled(forms.BaseForm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.dress()
+
+    def dress(self) -> None:
         for bound in self.fields.values():
             widget = bound.widget
             name = "form-control"
@@ -39,7 +42,8 @@ class Styled(forms.BaseForm):
                 name = "form-check-input"
             elif isinstance(widget, forms.Select):
                 name = "form-select"
-            widget.attrs["class"] = f"{widget.attrs.get('class', '')} {name}".strip()
+            if name not in widget.attrs.get("class", "").split():
+                widget.attrs["class"] = f"{widget.attrs.get('class', '')} {name}".strip()
 
     def add_refusal(self, error: BerthError, fields: Mapping[str, str]) -> None:
         """``fields`` maps an error's code, or the field that it names, to a field of the form."""

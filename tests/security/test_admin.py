@@ -31,6 +31,8 @@ def rows(world, loop):
     from apps.hosts.services.authority import authority
     from apps.hosts.services.joining import join_token_create
     from apps.registry.selectors import repository_named
+    from apps.registry.services.external import external_create
+    from apps.registry.services.imports import import_begin
     from apps.registry.services.keys import key_prepare
     from apps.registry.services.robots import robot_create
     from apps.registry.services.sign_in import refresh_token_create, sign_in
@@ -44,6 +46,16 @@ def rows(world, loop):
     repository = repository_named(app.slug)
     assert repository is not None
     upload_begin(repository=repository, tag="2.0", by=world.alice, declared=None, spool=uuid4())
+    external_create(
+        tenant=world.acme, name="there", host="r.example", username="u", password="PASSWORD-TEXT", by=world.alice
+    )
+    import_begin(
+        repository=repository,
+        source="r.example/a:1",
+        tag="",
+        by=world.alice,
+        deploy_with={"secrets": {"K": "ENV-VALUE-TEXT"}},
+    )
     _token, secret = token_create(user=world.alice, name="ci")
     robot_create(tenant=world.acme, by=world.alice, name="ci")
     refresh_token_create(signed_in=sign_in(name="alice", secret=secret, address="10.0.0.1"), client="docker")
@@ -69,7 +81,7 @@ def test_every_list_and_detail_page_opens_for_staff_and_shows_no_secret(staff, r
     pages.append(staff.get(reverse(f"{name}_change", args=[row.pk])))
     for page in pages:
         assert page.status_code == 200
-        for secret in (b"PRIVATE-KEY-TEXT", b"ENV-VALUE-TEXT", b"BEGIN PRIVATE KEY"):
+        for secret in (b"PRIVATE-KEY-TEXT", b"ENV-VALUE-TEXT", b"PASSWORD-TEXT", b"BEGIN PRIVATE KEY"):
             assert secret not in page.content
 
 

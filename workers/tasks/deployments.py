@@ -14,6 +14,7 @@ from apps.core.duties import SWEEP, due
 from apps.deployments import reconcile
 from apps.deployments.selectors import unfinished_apps, unfinished_instances, unfinished_tenants
 from apps.deployments.services.capsules import capsules_expire
+from apps.deployments.services.imports import imported_deploy
 from apps.deployments.services.outage import deadlines_extended
 from apps.deployments.services.pushes import pushed_deploy, pushes_find
 from apps.deployments.services.retention import apps_clean
@@ -115,6 +116,13 @@ def pushes() -> None:
     with due("pushes", every_s=2) as mine:
         if mine:
             pushes_find(SWEEP_LIMIT)
+
+
+@shared_task(name=jobs.DEPLOY_IMPORTED)
+def deploy_imported() -> None:
+    with due("deploy_imported", every_s=0) as mine:
+        if mine:
+            imported_deploy(SWEEP_LIMIT)
 
 
 @shared_task(name="deployments.capsules")

@@ -13,7 +13,9 @@ from apps.core.duties import due
 from apps.core.errors import PlatformError
 from apps.registry.cleaning import repositories_clean
 from apps.registry.describing import manifest_describe, manifests_describe
+from apps.registry.importing import import_work
 from apps.registry.reconcile import repositories_list
+from apps.registry.services.imports import imports_expire, imports_forget, imports_to_work_on
 from apps.registry.services.quota import storage_count, storage_sweep
 from apps.registry.services.uploads import uploads_expire, uploads_forget, uploads_to_work_on
 from apps.registry.uploading import upload_work, uploads_clean
@@ -96,3 +98,20 @@ def uploads_forgotten() -> None:
     with due("uploads_forget", every_s=3600) as mine:
         if mine:
             uploads_forget()
+            imports_forget()
+
+
+@shared_task(name=jobs.IMPORT, soft_time_limit=3600, time_limit=3660)
+def import_image(import_id: int) -> None:
+    """As long as a large image takes; it ends itself at the row's deadline, and where the worker stops."""
+    import_work(import_id, stopping=_stopping.is_set)
+
+
+@shared_task(name="registry.imports")
+def imports() -> None:
+    """Ends what is late, and finds what no message announced."""
+    with due("imports", every_s=2) as mine:
+        if mine:
+            imports_expire()
+            for one in imports_to_work_on(UPLOADS_LIMIT):
+                jobs.enqueue(jobs.IMPORT, one.pk)

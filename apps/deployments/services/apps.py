@@ -13,6 +13,7 @@ from apps.core.clock import now
 from apps.core.errors import Conflict, Denied
 from apps.deployments.models import App, Domain
 from apps.hosts.selectors import default_cluster
+from apps.registry.base_images import PREFIX
 from apps.registry.services.versions import repository_create
 from apps.tenants.models import Quota, Tenant, User
 from apps.tenants.permissions import may_create_apps
@@ -74,7 +75,7 @@ def app_create(*, tenant: Tenant, slug: str, by: User) -> App:
     if not may_create_apps(by, tenant):
         raise Denied("Viewers can't create apps. Ask an owner or admin of the tenant for another role.")
     check_slug(slug)
-    if slug in RESERVED or _of_the_platform(f"{slug}.{settings.PLATFORM_DOMAIN}"):
+    if slug in RESERVED or slug.startswith(PREFIX) or _of_the_platform(f"{slug}.{settings.PLATFORM_DOMAIN}"):
         raise SlugInvalid(f"{slug!r} is reserved for the platform. Pick another name.", slug=slug)
     cluster = default_cluster()
     with transaction.atomic():

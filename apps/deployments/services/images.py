@@ -91,6 +91,12 @@ def image_fits(*, app: App, version: Version) -> None:
         )
 
 
+def platforms_there(app: App) -> list[str]:
+    """Of the hosts that the tenant may have ("linux/amd64"); empty where none has said yet."""
+    hosts = hosts_of(app.cluster_id).filter(Q(dedicated_to=None) | Q(dedicated_to=app.tenant_id)).exclude(os="")
+    return _words(set(hosts.order_by().values_list("os", "architecture").distinct()))
+
+
 def unfit(version_id: int, host: Host) -> tuple[str, str] | None:
     """Code and reason why the host can't run the version; None where it can, or nobody knows."""
     try:

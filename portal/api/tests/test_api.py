@@ -191,6 +191,8 @@ def _arguments():
 
 OWN = {
     *("/api/v1/me/", "/api/v1/tokens/", "/api/v1/tenants/", "/api/v1/apps/", "/api/v1/tokens/1/"),
+    "/api/v1/base-images/",
+    "/api/v1/base-images/apps/",
     "/api/v1/repositories/",
 }
 

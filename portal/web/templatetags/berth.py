@@ -80,6 +80,11 @@ def upload_state(value: str) -> SafeString:
 
 
 @register.filter
+def import_state(value: str) -> SafeString:
+    return _state(texts.IMPORT_STATUSES, value)
+
+
+@register.filter
 def instance_state(value: str) -> SafeString:
     return _state(texts.INSTANCE_STATUSES, value)
 

@@ -13,9 +13,10 @@ from django.views.decorators.http import require_safe
 from apps.deployments.models import App
 from apps.deployments.selectors import app_visible_to, events_of, versions_of_app
 from apps.deployments.services.releases import base_of
-from apps.registry.models import Upload
+from apps.registry.models import Import, Upload
 from apps.registry.models.repositories import TAG
 from apps.registry.selectors import uploads_of
+from apps.registry.services.imports import imports_of
 from apps.tenants.models import Role
 from apps.tenants.selectors import memberships_of
 from portal.web.dockerfiles import DOCKERFILES
@@ -68,6 +69,7 @@ def _live(app: App, rights: Rights) -> dict[str, Any]:
         "rights": rights,
         "versions": versions,
         "uploads": [_row(one) for one in uploads_of(app.slug)[:UPLOADS_SHOWN]],
+        "imports": [_import_row(one) for one in imports_of(app.slug)[:UPLOADS_SHOWN]],
     }
 
 
@@ -82,6 +84,15 @@ def _row(upload: Upload) -> dict[str, Any]:
         "done": done // MIB,
         "total": total // MIB,
         "open": upload.status in Upload.OPEN,
+    }
+
+
+def _import_row(one: Import) -> dict[str, Any]:
+    return {
+        "one": one,
+        "done": one.copied_bytes // MIB,
+        "total": one.total_bytes // MIB,
+        "open": one.status in Import.OPEN,
     }
 
 
