@@ -26,6 +26,7 @@ def staff(world, client):
 @pytest.fixture
 def rows(world, loop):
     """At least one row of every model."""
+    from apps.deployments.models import Retention
     from apps.deployments.services.releases import ReleaseSettings
     from apps.deployments.services.rollouts import rollout_start
     from apps.hosts.services.authority import authority
@@ -61,6 +62,7 @@ def rows(world, loop):
     refresh_token_create(signed_in=sign_in(name="alice", secret=secret, address="10.0.0.1"), client="docker")
     throttle.failed(throttle.Attempt("registry", "alice", "10.0.0.1"))
     key_prepare()
+    Retention.objects.create(app=app)
     rollout_start(
         app=app, version="1.0", by=world.alice, instances=1, settings_=ReleaseSettings(env={"K": "ENV-VALUE-TEXT"})
     )

@@ -13,7 +13,6 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Exists, OuterRef
 
 from apps.core import events, jobs
 from apps.core.clock import after, now
@@ -54,7 +53,9 @@ def ready_of(replica_set_id: int) -> int:
     healthy = Instance.objects.filter(
         replica_set_id=replica_set_id, status=Instance.Status.HEALTHY, released=False, rebuild_as=None
     )
-    return healthy.exclude(Exists(healthy.filter(replaces=OuterRef("pk")))).count()
+    # Two plain counts: as one query with a subquery the planner went through the set once for each of its instances.
+    replaced = list(healthy.filter(replaces__isnull=False).order_by().values_list("replaces_id", flat=True))
+    return healthy.count() - (healthy.filter(pk__in=replaced).count() if replaced else 0)
 
 
 @transaction.atomic
