@@ -27,7 +27,7 @@ from apps.deployments.services.pushes import (
 )
 from apps.deployments.services.releases import ReleaseSettings
 from apps.deployments.services.rollouts import rollout_start, undeploy
-from apps.registry.models import Manifest, Version
+from apps.registry.models import Manifest, Repository, Version
 from apps.registry.services.versions import repository_listed, version_pushed
 from apps.tenants.models import Membership, Role
 
@@ -247,3 +247,24 @@ def test_no_pattern_takes_long():
     began = time.process_time()
     assert matches("*a" * 64, "a" * 127 + "b") is False
     assert time.process_time() - began < 0.1
+
+
+def test_tags_that_are_back_after_the_registry_showed_none_for_a_moment_deploy_nothing(app, world, loop):
+    for tag, letter in (("v1", "b"), ("v2", "c")):
+        _push(tag, letter)
+        pushed_deploy(slug="shop")
+        loop.settle()
+    rollout_start(app=app, version="v1", by=world.alice)
+    loop.settle()
+    repository = Repository.objects.get(name="shop")
+    tags = {"1.0": Version.objects.get(tag="1.0").digest, "v1": _digest("b"), "v2": _digest("c")}
+    before = app.rollouts.count()
+    repository_listed(repository=repository, tags={}, asked_at=now())
+    repository_listed(repository=repository, tags=tags, asked_at=now())
+    assert Version.objects.filter(is_current=True).count() == 3
+    assert pushed_deploy(slug="shop") is None
+    assert app.rollouts.count() == before
+    # Another image under a tag is news, and so is a push of the same by somebody.
+    repository_listed(repository=repository, tags={}, asked_at=now())
+    _push("v2", "c")
+    assert pushed_deploy(slug="shop") is not None

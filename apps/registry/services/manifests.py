@@ -90,7 +90,7 @@ def manifest_gone(*, manifest: Manifest, asked_at: datetime) -> bool:
     Manifest.objects.filter(pk=row.pk).delete()
     Version.objects.filter(
         repository_id=manifest.repository_id, digest=manifest.digest, is_current=True, pushed_at__lt=asked_at
-    ).update(is_current=False)
+    ).update(is_current=False, current_until=asked_at)
     left = Manifest.objects.filter(repository_id=manifest.repository_id, digest__in=children, deleting_at=None)
     if row.deleting_at is not None and unnamed(left).update(deleting_at=now()):
         jobs.enqueue(jobs.CLEAN_REPOSITORY, manifest.repository_id)
