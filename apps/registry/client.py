@@ -33,6 +33,8 @@ MAX_TAGS = 5000
 #: Bytes; distribution takes no larger manifest.
 MAX_MANIFEST = 4 * 1024 * 1024
 BUDGET_S = 30.0
+#: How long a registry may take to say that it is there, after it failed to answer something else.
+PING_S = 3.0
 
 
 class RegistryUnavailable(PlatformError):
@@ -324,7 +326,25 @@ def _registry(token: str) -> Iterator[httpx.Client]:
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         raise RegistryUnavailable(f"The registry did not answer: {error!r}") from error
     except (httpx.HTTPError, KeyError, ValueError) as error:
+        if _is_fault(error) and not _is_there():
+            raise RegistryUnavailable(f"The registry did not answer: {error!r}") from error
         raise RepositoryUnreadable(f"The registry did not answer as it should: {error!r}") from error
+
+
+def _is_fault(error: Exception) -> bool:
+    """Whether it may come of a registry that hangs, is stopping, or is away behind its proxy."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.is_server_error
+    return isinstance(error, httpx.TransportError)
+
+
+def _is_there() -> bool:
+    """Whether it answers at all: then what went wrong is one repository's, and the others can be asked about."""
+    try:
+        with _client(PING_S) as client:
+            return client.get("/v2/").status_code in {httpx.codes.OK, httpx.codes.UNAUTHORIZED}
+    except httpx.HTTPError:
+        return False
 
 
 def _tags(client: httpx.Client, repository: str) -> list[str]:
