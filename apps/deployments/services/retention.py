@@ -209,7 +209,9 @@ def app_clean(*, app: App, by: str = "", at: datetime | None = None) -> int:
     some = Version.objects.filter(pk__in=list(going)[:MOST])
     dropped = [one.tag for one in some if _dropped(app, one, by, going[one.pk])]
     manifests = sum(manifest_remove(manifest=one) for one in _untagged(app, at)[:MOST])
-    repository_cleaned(name=app.slug)
+    if not (len(going) > MOST and dropped) and manifests < MOST:
+        # Otherwise it goes on with the next sweep, and not tomorrow.
+        repository_cleaned(name=app.slug)
     if dropped or manifests:
         events.record(
             "retention.applied",

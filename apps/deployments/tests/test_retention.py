@@ -260,3 +260,16 @@ def test_an_untagged_image_that_is_pushed_again_while_the_rules_are_applied_stay
     manifest_pushed(repository=app.slug, digest=manifest.digest, media_type="", pushed_by="bob", pushed_at=now())
     assert manifest_remove(manifest=manifest) is False, "as it was looked at, it may go no more"
     assert going_manifests() == set()
+
+
+def test_of_more_than_go_at_once_the_rest_goes_with_the_next_sweep(world, app, monkeypatch):
+    monkeypatch.setattr(retention, "MOST", 3)
+    for number in range(8):
+        push(app, world, number, days=20 - number)
+    rules(app, world, keep_last=1)
+    found = []
+    for _ in range(4):
+        apps_clean(limit=10, budget_s=10)
+        found.append(len(left(app)))
+    assert found == [5, 2, 1, 1]
+    assert Repository.objects.get(name=app.slug).cleaned_at is not None
