@@ -130,6 +130,8 @@ def repository_listed(
     Mends lost notifications. Of a complete listing, a tag that is gone is no longer current; a tag pushed after
     the question stays.
     """
+    # First, as everybody who changes versions and manifests does: two that take these in turn would wait in a ring.
+    Repository.objects.select_for_update().filter(pk=repository.pk).first()
     going = _going(repository, asked_at)
     rows = Version.objects.filter(repository=repository, is_current=True)
     known = {tag: (digest, at) for tag, digest, at in rows.values_list("tag", "digest", "pushed_at")}
