@@ -66,7 +66,8 @@ def manifest_noted(
 @transaction.atomic
 def manifest_doubted(*, repository: str, digest: str) -> None:
     """Somebody says that it was deleted: it is read anew, and forgotten if that is so."""
-    rows = Manifest.objects.filter(repository__name=repository, digest=digest).exclude(described_at=None)
+    # One that is just being read, too: it may have been there still (see ``manifest_described``).
+    rows = Manifest.objects.filter(repository__name=repository, digest=digest)
     for pk in rows.values_list("pk", flat=True):
         jobs.enqueue(jobs.DESCRIBE_MANIFEST, pk)
     rows.update(described_at=None, describe_after=None)
