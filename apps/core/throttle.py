@@ -136,7 +136,8 @@ def _count(attempt: Attempt, scope: str) -> int:
     at = now()
     address = "" if scope == FailedSignIns.Scope.NAME else network_of(attempt.address)
     key = attempt.key(scope)
-    FailedSignIns.objects.get_or_create(
+    # Locked: whoever signs in from there just now, or prunes, deletes it otherwise before it is counted.
+    FailedSignIns.objects.select_for_update().get_or_create(
         key=key, defaults={"door": attempt.door, "scope": scope, "address": address, "last_at": at}
     )
     rows = FailedSignIns.objects.filter(key=key)

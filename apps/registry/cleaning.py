@@ -33,6 +33,7 @@ log = structlog.get_logger(__name__)
 #: Repositories in one sweep, and how long it goes on. Seconds.
 BATCH = 100
 BUDGET_S = 60.0
+LEAST_S = 20.0
 
 
 def repositories_clean() -> int:
@@ -56,10 +57,12 @@ def repositories_clean() -> int:
 def repository_clean(repository: Repository, deadline: float) -> bool:
     """As far as it goes now: True once nothing is left to delete. Raises RegistryUnavailable, RepositoryUnreadable."""
     token = cleaning_token(repository.name)
-    listing = tags_of(repository.name, token=token)
+    listing = tags_of(repository.name, token=token, whole=True)
     if not listing.complete:
         # Some tag that was not seen may name what would be deleted.
         raise RepositoryUnreadable("It has more tags than can be looked at: nothing of it is deleted.")
+    # Of one with so many tags that listing them took all the time, something is deleted each time.
+    deadline = max(deadline, time.monotonic() + LEAST_S)
     with editing(repository.name, token=token) as editor:
         _untag(repository, editor, listing)
         seen: set[int] = set()
@@ -92,7 +95,7 @@ def _untag(repository: Repository, editor: Editor, listing: Listing) -> None:
 
 def _delete(editor: Editor, manifest: Manifest, listing: Listing) -> None:
     tags = {tag for tag, digest in listing.tags.items() if digest == manifest.digest}
-    leaving = {one.tag for one in versions_to_delete(manifest.repository) if one.digest == manifest.digest}
+    leaving = {one.tag for one in versions_to_delete(manifest.repository).filter(digest=manifest.digest)}
     if tags - leaving:
         # Pushed, and we were not told yet.
         manifest_spared(manifest=manifest)

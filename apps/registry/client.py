@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import re
 import ssl
 import time
@@ -30,9 +31,14 @@ MANIFESTS = ", ".join(
 )
 INDEX = "application/vnd.oci.image.index.v1+json"
 MAX_TAGS = 5000
+#: The same before something is deleted, which needs them all; and how long that may take. Seconds.
+WHOLE_TAGS = 100_000
+WHOLE_S = 150.0
 #: Bytes; distribution takes no larger manifest.
 MAX_MANIFEST = 4 * 1024 * 1024
 BUDGET_S = 30.0
+#: How long a registry may take to say that it is there, after it failed to answer something else.
+PING_S = 3.0
 
 
 class RegistryUnavailable(PlatformError):
@@ -61,8 +67,9 @@ class Listing:
     complete: bool
 
 
-def tags_of(repository: str, *, token: str) -> Listing:
-    """What the repository holds: at most MAX_TAGS tags, in at most BUDGET_S seconds; nothing where it is unknown.
+def tags_of(repository: str, *, token: str, whole: bool = False) -> Listing:
+    """What the repository holds: at most MAX_TAGS tags, in at most BUDGET_S seconds; nothing where it is unknown. Of
+    more each time others, so that none is never looked at. ``whole``: WHOLE_TAGS and WHOLE_S instead.
 
     Raises RegistryUnavailable, RepositoryUnreadable.
 
@@ -70,9 +77,10 @@ def tags_of(repository: str, *, token: str) -> Listing:
     """
     with _registry(token) as client:
         found: dict[str, str] = {}
-        deadline = time.monotonic() + BUDGET_S
-        tags = _tags(client, repository)
-        for tag in tags[:MAX_TAGS]:
+        most = WHOLE_TAGS if whole else MAX_TAGS
+        deadline = time.monotonic() + (WHOLE_S if whole else BUDGET_S)
+        tags = _tags(client, repository, deadline)
+        for tag in random.sample(tags, most) if len(tags) > most else tags:
             if time.monotonic() >= deadline:
                 return Listing(found, complete=False)
             reply = client.head(f"/v2/{repository}/manifests/{tag}")
@@ -80,7 +88,7 @@ def tags_of(repository: str, *, token: str) -> Listing:
                 continue
             reply.raise_for_status()
             found[tag] = reply.headers["Docker-Content-Digest"]
-        return Listing(found, complete=len(tags) <= MAX_TAGS)
+        return Listing(found, complete=len(tags) <= most)
 
 
 def accepts(token: str, *, url: str = "") -> bool:
@@ -138,7 +146,7 @@ class _Purge:
 
     def _tagged(self) -> set[str]:
         left = set()
-        for tag in _tags(self.client, self.repository):
+        for tag in _tags(self.client, self.repository, self.deadline + BUDGET_S):
             self._in_time()
             reply = self.client.head(f"{self.base}/manifests/{tag}")
             # A tag without a manifest can't be deleted by distribution 2.8, and names nothing.
@@ -324,13 +332,34 @@ def _registry(token: str) -> Iterator[httpx.Client]:
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         raise RegistryUnavailable(f"The registry did not answer: {error!r}") from error
     except (httpx.HTTPError, KeyError, ValueError) as error:
+        if _is_fault(error) and not _is_there():
+            raise RegistryUnavailable(f"The registry did not answer: {error!r}") from error
         raise RepositoryUnreadable(f"The registry did not answer as it should: {error!r}") from error
 
 
-def _tags(client: httpx.Client, repository: str) -> list[str]:
+def _is_fault(error: Exception) -> bool:
+    """Whether it may come of a registry that hangs, is stopping, or is away behind its proxy."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.is_server_error
+    return isinstance(error, httpx.TransportError)
+
+
+def _is_there() -> bool:
+    """Whether it answers at all: then what went wrong is one repository's, and the others can be asked about."""
+    try:
+        with _client(PING_S) as client:
+            return client.get("/v2/").status_code in {httpx.codes.OK, httpx.codes.UNAUTHORIZED}
+    except httpx.HTTPError:
+        return False
+
+
+def _tags(client: httpx.Client, repository: str, deadline: float) -> list[str]:
+    """All of their names, or more than WHOLE_TAGS. Raises ValueError where that takes too long."""
     tags: list[str] = []
     path: str | None = f"/v2/{repository}/tags/list?n=500"
-    while path and len(tags) <= MAX_TAGS:
+    while path and len(tags) <= WHOLE_TAGS:
+        if time.monotonic() >= deadline:
+            raise ValueError("listing its tags takes too long")
         reply = client.get(path)
         if reply.status_code == httpx.codes.NOT_FOUND:
             return []

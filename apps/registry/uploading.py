@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import BinaryIO
 
 import structlog
 from django.conf import settings
 
+from apps.core.clock import now
 from apps.core.errors import BerthError
 from apps.core.leases import held
 from apps.registry import spool
@@ -74,8 +76,9 @@ class _Work:
                 ):
                     raise _GivenUp
                 upload.status = Upload.Status.PUSHING
-                self._push(plan)
-            upload_done(upload=upload, digest=plan.root.digest, media_type=plan.root.media_type)
+                pushed_at = self._push(plan)
+            root = plan.root
+            upload_done(upload=upload, digest=root.digest, media_type=root.media_type, pushed_at=pushed_at)
         except _GivenUp:
             return
         except RegistryUnavailable as error:
@@ -130,7 +133,8 @@ class _Work:
         while part := file.read(_READ):
             yield part
 
-    def _push(self, plan: Plan) -> None:
+    def _push(self, plan: Plan) -> datetime:
+        """Returns when the tag began to name it, or shortly before: what somebody pushes right after that is newer."""
         upload = self.upload
         with Push(upload.repository.name, self._token) as registry:
             self.pushed = 0
@@ -145,8 +149,9 @@ class _Work:
                 registry.blob(blob.digest, blob.member.size, self._paced(plan, blob))
             for manifest in plan.manifests[:-1]:
                 registry.manifest(manifest.digest, manifest.media_type, manifest.body)
-            root = plan.root
+            root, pushed_at = plan.root, now()
             registry.manifest(upload.tag, root.media_type, root.body)
+            return pushed_at
 
     def _paced(self, plan: Plan, blob: Blob) -> Iterator[bytes]:
         for chunk in plan.chunks(blob):

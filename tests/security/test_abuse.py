@@ -179,6 +179,8 @@ class _Registry:
 
     def answer(self, request):
         repository = request.url.path.split("/")[2]
+        if not repository:
+            return httpx.Response(401)
         tags = self.tags[repository]
         if isinstance(tags, Exception):
             raise tags

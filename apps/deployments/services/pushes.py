@@ -20,6 +20,7 @@ from apps.core.clock import now
 from apps.core.errors import BerthError, Denied, Invalid
 from apps.deployments.models import App, Rollout
 from apps.deployments.services.apps import app_locked, not_going
+from apps.deployments.services.placement import PlacementContended
 from apps.deployments.services.releases import base_of
 from apps.deployments.services.rollouts import rollout_start
 from apps.registry.models import Manifest, Version
@@ -33,6 +34,10 @@ READ_S = 60
 #: Found by a listing, it may have been pushed before something that we were told of: its own notification, which says
 #: when, may be on its way still. Seconds.
 LATE_S = 15
+#: So long after another push we may be told of one that was before it. Seconds.
+TOLD_S = 60
+#: So long after a push it is tried again where others placed at the same time. Seconds.
+CONTENDED_S = 300
 ACTOR = "deploy on push"
 
 
@@ -89,12 +94,20 @@ def apps_pushed_to() -> QuerySet[App]:
     return App.objects.exclude(deploy_on_push="").filter(Exists(pushed), deleting_at=None)
 
 
-@transaction.atomic
 def pushed_deploy(*, slug: str) -> Rollout | None:
     """Deal with what was pushed: the newest that matches is deployed, once. None where nothing came of it.
 
-    Whatever speaks against it becomes an event, and it is not tried again.
+    Whatever speaks against it becomes an event, and it is not tried again; but for a while where it was only that
+    others placed at the same time.
     """
+    try:
+        return _dealt_with(slug)
+    except PlacementContended:
+        return None
+
+
+@transaction.atomic
+def _dealt_with(slug: str) -> Rollout | None:
     found = apps_pushed_to().filter(slug=slug).values_list("pk", flat=True).first()
     if found is None:
         return None
@@ -109,7 +122,10 @@ def pushed_deploy(*, slug: str) -> Rollout | None:
     if newest is not None and _too_early(newest):
         return None
     rollout = None if newest is None else _deploy(app, newest)
-    App.objects.filter(pk=app.pk).update(pushes_seen_at=max(_since(one) for one in versions))
+    # What does not match is no reason to pass over a push of before it that we are told of a little later.
+    others = min(max(_since(one) for one in versions), now() - timedelta(seconds=TOLD_S))
+    seen = max(app.pushes_seen_at or others, others, *(_since(one) for one in matching))
+    App.objects.filter(pk=app.pk).update(pushes_seen_at=seen)
     return rollout
 
 
@@ -159,6 +175,9 @@ def _deploy(app: App, version: Version) -> Rollout | None:
         )
         _told(app, "push.stopped", words, actor=actor, level="warning", cause=Denied.code, **detail)
     except BerthError as error:
+        if isinstance(error, PlacementContended) and now() - _since(version) < timedelta(seconds=CONTENDED_S):
+            # Nothing of this stays, and the sweep comes again.
+            raise
         words = f"{version.tag} was pushed and is not deployed: {error.detail}"
         _told(app, "push.refused", words, actor=actor, level="warning", cause=error.code, **detail)
     else:

@@ -150,8 +150,8 @@ def candidates_of(app: App) -> list[Candidate]:
     at: datetime | None = None
     after: datetime | None = None
     # Here and not by a query for each row: a tag may have been pushed a hundred thousand times.
-    for pk, tag, digest, pushed_at, is_current, deleting_at in rows.values_list(
-        "pk", "tag", "digest", "pushed_at", "is_current", "deleting_at"
+    for pk, tag, digest, pushed_at, is_current, deleting_at, gone in rows.values_list(
+        "pk", "tag", "digest", "pushed_at", "is_current", "deleting_at", "current_until"
     ):
         if tag != last:
             last, at, after = tag, None, None
@@ -159,7 +159,8 @@ def candidates_of(app: App) -> list[Candidate]:
             after = at
         at = pushed_at
         if deleting_at is None:
-            found.append(Candidate(pk, tag, digest, pushed_at, None if is_current else after or pushed_at))
+            # A tag that is gone, and not pushed anew, may be back soon: a registry whose disk is away says so of all.
+            found.append(Candidate(pk, tag, digest, pushed_at, None if is_current else after or gone or pushed_at))
     return found
 
 
@@ -204,10 +205,13 @@ def app_clean(*, app: App, by: str = "", at: datetime | None = None) -> int:
     Each in a transaction of its own, which looks again whether anything runs it. The platform does it once a day.
     """
     at = at or now()
-    going = [one.version.pk for one in _judged(app, rules_of(app), at) if one.goes]
-    dropped = [one.tag for one in Version.objects.filter(pk__in=going[:MOST]) if _dropped(app, one, by)]
+    going = {one.version.pk: one.version.pushed_at for one in _judged(app, rules_of(app), at) if one.goes}
+    some = Version.objects.filter(pk__in=list(going)[:MOST])
+    dropped = [one.tag for one in some if _dropped(app, one, by, going[one.pk])]
     manifests = sum(manifest_remove(manifest=one) for one in _untagged(app, at)[:MOST])
-    repository_cleaned(name=app.slug)
+    if not (len(going) > MOST and dropped) and manifests < MOST:
+        # Otherwise it goes on with the next sweep, and not tomorrow.
+        repository_cleaned(name=app.slug)
     if dropped or manifests:
         events.record(
             "retention.applied",
@@ -222,9 +226,9 @@ def app_clean(*, app: App, by: str = "", at: datetime | None = None) -> int:
     return len(dropped)
 
 
-def _dropped(app: App, version: Version, by: str) -> bool:
+def _dropped(app: App, version: Version, by: str, pushed_at: datetime) -> bool:
     try:
-        return version_drop(app=app, version=version, by=by)
+        return version_drop(app=app, version=version, by=by, pushed_at=pushed_at)
     except Conflict:
         # Somebody runs it by now, or the app is being deleted.
         return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import datetime
 
 from django.db import transaction
 from django.db.models import Q
@@ -92,8 +93,9 @@ def version_delete(*, app: App, version: Version, by: User) -> Version:
 
 
 @transaction.atomic
-def version_drop(*, app: App, version: Version, by: str = "") -> bool:
-    """The same for the platform's own clean-up, which asks nobody. False where it is being deleted already.
+def version_drop(*, app: App, version: Version, by: str = "", pushed_at: datetime | None = None) -> bool:
+    """The same for the platform's own clean-up, which asks nobody. ``pushed_at``: only if nobody pushed it since. False
+    where somebody did, or it is being deleted already.
 
     Raises AppDeleting, VersionInUse (with its users).
     """
@@ -107,4 +109,4 @@ def version_drop(*, app: App, version: Version, by: str = "") -> bool:
                 for one in users
             ],
         )
-    return version_remove(version=version, by=by)
+    return version_remove(version=version, by=by, pushed_at=pushed_at)

@@ -14,10 +14,14 @@ from apps.core.clock import now
 from apps.core.errors import Denied
 from apps.core.models import Event
 from apps.deployments.models import App, Rollout
+from apps.deployments.services import rollouts
 from apps.deployments.services.deleting import app_close
+from apps.deployments.services.placement import PlacementContended
 from apps.deployments.services.pushes import (
+    CONTENDED_S,
     LATE_S,
     READ_S,
+    TOLD_S,
     PatternInvalid,
     apps_pushed_to,
     deploy_on_push_set,
@@ -27,7 +31,7 @@ from apps.deployments.services.pushes import (
 )
 from apps.deployments.services.releases import ReleaseSettings
 from apps.deployments.services.rollouts import rollout_start, undeploy
-from apps.registry.models import Manifest, Version
+from apps.registry.models import Manifest, Repository, Version
 from apps.registry.services.versions import repository_listed, version_pushed
 from apps.tenants.models import Membership, Role
 
@@ -57,6 +61,12 @@ def _push(tag, letter, *, at=None, by="carla", read=True):
     return version
 
 
+def _since_long(seconds):
+    """It was switched on so long ago, and 1.0 pushed before that."""
+    App.objects.update(pushes_seen_at=now() - timedelta(seconds=seconds))
+    Version.objects.filter(tag="1.0").update(current_since=now() - timedelta(seconds=seconds + 1))
+
+
 def _codes(app):
     return list(
         Event.objects.filter(app_id=app.pk, code__startswith="push.").order_by("pk").values_list("code", "actor")
@@ -81,6 +91,9 @@ def test_what_does_not_match_and_what_is_switched_off_deploys_nothing(app, world
     _push(tag, "b")
     assert pushed_deploy(slug="shop") is None
     assert app.rollouts.count() == 1
+    Version.objects.filter(tag=tag).update(current_since=now() - timedelta(seconds=TOLD_S))
+    _since_long(2 * TOLD_S)
+    assert pushed_deploy(slug="shop") is None
     assert not apps_pushed_to().exists(), "and is not looked at again"
 
 
@@ -247,3 +260,56 @@ def test_no_pattern_takes_long():
     began = time.process_time()
     assert matches("*a" * 64, "a" * 127 + "b") is False
     assert time.process_time() - began < 0.1
+
+
+def test_tags_that_are_back_after_the_registry_showed_none_for_a_moment_deploy_nothing(app, world, loop):
+    for tag, letter in (("v1", "b"), ("v2", "c")):
+        _push(tag, letter)
+        pushed_deploy(slug="shop")
+        loop.settle()
+    rollout_start(app=app, version="v1", by=world.alice)
+    loop.settle()
+    repository = Repository.objects.get(name="shop")
+    tags = {"1.0": Version.objects.get(tag="1.0").digest, "v1": _digest("b"), "v2": _digest("c")}
+    before = app.rollouts.count()
+    repository_listed(repository=repository, tags={}, asked_at=now())
+    repository_listed(repository=repository, tags=tags, asked_at=now())
+    assert Version.objects.filter(is_current=True).count() == 3
+    assert pushed_deploy(slug="shop") is None
+    assert app.rollouts.count() == before
+    # Another image under a tag is news, and so is a push of the same by somebody.
+    repository_listed(repository=repository, tags={}, asked_at=now())
+    _push("v2", "c")
+    assert pushed_deploy(slug="shop") is not None
+
+
+def test_a_push_that_is_told_after_a_later_one_that_does_not_match_is_deployed(app):
+    at = now()
+    _since_long(20)
+    _push("latest", "c", at=at)
+    assert pushed_deploy(slug="shop") is None
+    _push("v2", "b", at=at - timedelta(seconds=5))
+    assert pushed_deploy(slug="shop").target.release.version.tag == "v2"
+    _push("other", "e", at=at + timedelta(milliseconds=2))
+    pushed_deploy(slug="shop")
+    _push("v3", "d", at=at - timedelta(seconds=2))
+    assert pushed_deploy(slug="shop").target.release.version.tag == "v3"
+
+
+def test_where_others_place_at_the_same_time_it_is_tried_again_for_a_while(app, monkeypatch):
+    def contended(**values):
+        raise PlacementContended("Again.")
+
+    version = _push("v2", "b")
+    with monkeypatch.context() as patched:
+        patched.setattr(rollouts, "rollout_begin", contended)
+        assert pushed_deploy(slug="shop") is None
+    assert ("push.refused", "deploy on push (pushed by carla)") not in _codes(app)
+    assert not Event.objects.filter(code="rollout.refused").exists()
+    _since_long(2 * CONTENDED_S)
+    with monkeypatch.context() as patched:
+        patched.setattr(rollouts, "rollout_begin", contended)
+        Version.objects.filter(pk=version.pk).update(current_since=now() - timedelta(seconds=CONTENDED_S))
+        assert pushed_deploy(slug="shop") is None
+    assert ("push.refused", "deploy on push (pushed by carla)") in _codes(app)
+    assert not apps_pushed_to().exists()

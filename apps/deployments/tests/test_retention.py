@@ -27,6 +27,9 @@ from apps.deployments.services.retention import (
 )
 from apps.deployments.tests.steps import deploy
 from apps.registry.models import Manifest, Part, Repository, Version
+from apps.registry.services.deleting import manifest_remove
+from apps.registry.services.manifests import manifest_pushed
+from apps.registry.services.versions import repository_listed
 
 
 def digest(number):
@@ -222,3 +225,51 @@ def test_a_tag_that_was_pushed_ten_thousand_times_is_judged_in_a_moment(world, a
     # By the next push, also where that one is deleted by now.
     assert found[f"sha256:{digest(2)}"].replaced_at == at + timedelta(minutes=3)
     assert found[f"sha256:{digest(9999)}"].replaced_at == Version.objects.get(is_current=True).pushed_at
+
+
+def test_tags_that_the_registry_does_not_show_for_a_moment_keep_their_versions_for_a_day(world, app):
+    for number in range(3):
+        push(app, world, number)
+    repository = Repository.objects.get(name=app.slug)
+    repository_listed(repository=repository, tags={}, asked_at=now())
+    assert not Version.objects.filter(is_current=True).exists(), "its disk was not there"
+    assert app_clean(app=app) == 0
+    assert len(left(app)) == 3
+    assert app_clean(app=app, at=now() + timedelta(days=1, minutes=1)) == 3
+
+
+def test_what_is_pushed_again_while_the_rules_are_applied_stays(world, app, monkeypatch):
+    for number in range(4):
+        push(app, world, number, days=20 - number)
+    rules(app, world, keep_last=1)
+    real = retention.version_drop
+
+    def pushed_meanwhile(**values):
+        world.push(app, values["version"].tag, values["version"].digest[7:]) if values["version"].tag == "2.1" else None
+        return real(**values)
+
+    monkeypatch.setattr(retention, "version_drop", pushed_meanwhile)
+    assert app_clean(app=app) == 2
+    assert left(app) == {"2.1", "2.3"}
+
+
+def test_an_untagged_image_that_is_pushed_again_while_the_rules_are_applied_stays(world, app):
+    version = push(app, world, 1)
+    Version.objects.filter(pk=version.pk).delete()
+    manifest = Manifest.objects.get()
+    manifest_pushed(repository=app.slug, digest=manifest.digest, media_type="", pushed_by="bob", pushed_at=now())
+    assert manifest_remove(manifest=manifest) is False, "as it was looked at, it may go no more"
+    assert going_manifests() == set()
+
+
+def test_of_more_than_go_at_once_the_rest_goes_with_the_next_sweep(world, app, monkeypatch):
+    monkeypatch.setattr(retention, "MOST", 3)
+    for number in range(8):
+        push(app, world, number, days=20 - number)
+    rules(app, world, keep_last=1)
+    found = []
+    for _ in range(4):
+        apps_clean(limit=10, budget_s=10)
+        found.append(len(left(app)))
+    assert found == [5, 2, 1, 1]
+    assert Repository.objects.get(name=app.slug).cleaned_at is not None

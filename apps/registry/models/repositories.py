@@ -138,6 +138,9 @@ class Version(models.Model):
     current_since = models.DateTimeField(
         null=True, blank=True, help_text="when the tag began to name it; pushing the same again changes nothing"
     )
+    current_until = models.DateTimeField(
+        null=True, blank=True, help_text="when the tag was last seen to name it no more, or to be gone"
+    )
     deleting_at = models.DateTimeField(null=True, blank=True, help_text="deleted: not to be deployed any more")
     deleted_at = models.DateTimeField(null=True, blank=True, help_text="since when the tag is out of the registry")
 

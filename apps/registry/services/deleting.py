@@ -6,7 +6,7 @@ that is pushed again in between stays.
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
@@ -19,14 +19,17 @@ from apps.registry.services.manifests import unnamed
 
 
 @transaction.atomic
-def version_remove(*, version: Version, by: str) -> bool:
+def version_remove(*, version: Version, by: str, pushed_at: datetime | None = None) -> bool:
     """The tag is to name this digest no more, and what nothing else names is to leave the registry.
 
     Whether anything runs it is the caller's to know: apps.deployments.services.versions looks. ``by`` is a user's name,
-    or empty for the platform. False where it is being deleted already, or gone.
+    or empty for the platform. ``pushed_at``: only if nobody pushed it since. False where somebody did, or it is being
+    deleted already, or gone.
     """
     owner = Repository.objects.select_for_update().filter(pk=version.repository_id, deleting_at=None).first()
     rows = Version.objects.filter(pk=version.pk, deleting_at=None)
+    if pushed_at is not None:
+        rows = rows.filter(pushed_at=pushed_at)
     if owner is None or not rows.update(deleting_at=now(), is_current=False):
         return False
     unnamed(Manifest.objects.filter(repository=owner, digest=version.digest, deleting_at=None)).update(
@@ -49,10 +52,11 @@ def version_remove(*, version: Version, by: str) -> bool:
 def manifest_remove(*, manifest: Manifest) -> bool:
     """What was pushed without a tag, or lost its last one, is to leave the registry.
 
-    False where a version or an index names it, or it is being deleted already, or gone.
+    False where a version or an index names it, somebody pushed it since it was looked at, or it is being deleted
+    already, or gone.
     """
     owner = Repository.objects.select_for_update().filter(pk=manifest.repository_id, deleting_at=None).first()
-    rows = unnamed(Manifest.objects.filter(pk=manifest.pk, deleting_at=None))
+    rows = unnamed(Manifest.objects.filter(pk=manifest.pk, deleting_at=None, pushed_at=manifest.pushed_at))
     if owner is None or not rows.update(deleting_at=now()):
         return False
     jobs.enqueue(jobs.CLEAN_REPOSITORY, owner.pk)

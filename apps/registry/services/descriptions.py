@@ -65,11 +65,11 @@ def describe_failed(*, manifest: Manifest, away: bool) -> None:
 def manifest_described(*, manifest: Manifest, description: Description) -> bool:
     """Write down what it is made of. An index's manifests get rows of their own, to be read in their turn.
 
-    False where it is gone meanwhile.
+    False where it is gone meanwhile, or somebody said so: then it is read anew.
     """
     Repository.objects.select_for_update().filter(pk=manifest.repository_id).first()
     row = Manifest.objects.select_related("repository").filter(pk=manifest.pk).first()
-    if row is None:
+    if row is None or (row.described_at is None and row.describe_after is None):
         return False
     row.kind, row.own_bytes = description.kind, description.own_bytes
     row.media_type = description.media_type[:120] or row.media_type

@@ -100,9 +100,11 @@ def key_prepare() -> TokenKey:
 
 
 @transaction.atomic
-def key_switch() -> bool:
-    """From now on the prepared key signs. The registry must trust it by then. False where none is prepared."""
-    prepared = TokenKey.objects.select_for_update().filter(status=TokenKey.Status.PREPARED).first()
+def key_switch(kid: str) -> bool:
+    """From now on this prepared key signs. The registry must trust it by then. False where it is not prepared (any
+    more): what somebody else prepared meanwhile, the registry was not asked about.
+    """
+    prepared = TokenKey.objects.select_for_update().filter(status=TokenKey.Status.PREPARED, kid=kid).first()
     if prepared is None:
         return False
     at = now()

@@ -66,7 +66,8 @@ def manifest_noted(
 @transaction.atomic
 def manifest_doubted(*, repository: str, digest: str) -> None:
     """Somebody says that it was deleted: it is read anew, and forgotten if that is so."""
-    rows = Manifest.objects.filter(repository__name=repository, digest=digest).exclude(described_at=None)
+    # One that is just being read, too: it may have been there still (see ``manifest_described``).
+    rows = Manifest.objects.filter(repository__name=repository, digest=digest)
     for pk in rows.values_list("pk", flat=True):
         jobs.enqueue(jobs.DESCRIBE_MANIFEST, pk)
     rows.update(described_at=None, describe_after=None)
@@ -90,7 +91,7 @@ def manifest_gone(*, manifest: Manifest, asked_at: datetime) -> bool:
     Manifest.objects.filter(pk=row.pk).delete()
     Version.objects.filter(
         repository_id=manifest.repository_id, digest=manifest.digest, is_current=True, pushed_at__lt=asked_at
-    ).update(is_current=False)
+    ).update(is_current=False, current_until=asked_at)
     left = Manifest.objects.filter(repository_id=manifest.repository_id, digest__in=children, deleting_at=None)
     if row.deleting_at is not None and unnamed(left).update(deleting_at=now()):
         jobs.enqueue(jobs.CLEAN_REPOSITORY, manifest.repository_id)

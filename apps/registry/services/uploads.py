@@ -168,7 +168,7 @@ def upload_progress(*, upload_id: int, status: str, pushed: int | None = None, r
 
 
 @transaction.atomic
-def upload_done(*, upload: Upload, digest: str, media_type: str) -> Version | None:
+def upload_done(*, upload: Upload, digest: str, media_type: str, pushed_at: datetime) -> Version | None:
     """The registry has it, and the tag names it: the version is there without waiting for the registry's word."""
     if not _move(upload.pk, Status.PUSHING, Status.DONE, digest=digest, pushed_bytes=F("image_bytes")):
         return None
@@ -178,7 +178,7 @@ def upload_done(*, upload: Upload, digest: str, media_type: str) -> Version | No
         digest=digest,
         media_type=media_type,
         pushed_by=upload.pushed_by,
-        pushed_at=now(),
+        pushed_at=pushed_at,
     )
 
 

@@ -6,7 +6,7 @@ import re
 from datetime import datetime
 
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 
 from apps.core import events, jobs
 from apps.core.clock import now
@@ -60,18 +60,19 @@ def version_pushed(
     current = rows.filter(is_current=True).first()
     latest = (current is None or pushed_at >= current.pushed_at) and not rows.filter(_outlasting(pushed_at)).exists()
     if current is not None and latest and current.digest != digest:
-        Version.objects.filter(pk=current.pk).update(is_current=False)
+        Version.objects.filter(pk=current.pk).update(is_current=False, current_until=pushed_at)
     if known is not None:
         if latest:
+            same = known.is_current or (current is None and not pushed_by and _is_back(known, rows))
             Version.objects.filter(pk=known.pk).update(
                 is_current=True,
                 pushed_at=pushed_at,
                 pushed_by=pushed_by or known.pushed_by,
                 deleting_at=None,
                 deleted_at=None,
-                current_since=known.current_since if known.is_current else pushed_at,
+                current_since=known.current_since if same else pushed_at,
             )
-            if not known.is_current:
+            if not same:
                 jobs.enqueue(jobs.DEPLOY_PUSHED, owner.name)
         elif pushed_by and not known.pushed_by:
             # A listing had found it first, which does not know who pushed.
@@ -103,6 +104,13 @@ def version_pushed(
     return version
 
 
+def _is_back(version: Version, rows: QuerySet[Version]) -> bool:
+    """Of a tag that named nothing, whether a listing finds again what it named last: the registry's storage was away
+    for a moment, and nobody pushed anything that would be a reason to deploy.
+    """
+    return version.deleting_at is None and not rows.filter(pushed_at__gt=version.pushed_at).exists()
+
+
 def _outlives(version: Version, pushed_at: datetime) -> bool:
     """Whether this push came after the deletion, or is one that whoever deleted the version did not know of."""
     return pushed_at > (version.deleted_at or version.pushed_at)
@@ -122,6 +130,8 @@ def repository_listed(
     Mends lost notifications. Of a complete listing, a tag that is gone is no longer current; a tag pushed after
     the question stays.
     """
+    # First, as everybody who changes versions and manifests does: two that take these in turn would wait in a ring.
+    Repository.objects.select_for_update().filter(pk=repository.pk).first()
     going = _going(repository, asked_at)
     rows = Version.objects.filter(repository=repository, is_current=True)
     known = {tag: (digest, at) for tag, digest, at in rows.values_list("tag", "digest", "pushed_at")}
@@ -145,7 +155,7 @@ def repository_listed(
     # Perhaps somebody deleted the manifest: then it is forgotten, too.
     for digest in sorted({digest for tag, (digest, at) in known.items() if tag not in tags and at < asked_at}):
         manifest_doubted(repository=repository.name, digest=digest)
-    gone.update(is_current=False)
+    gone.update(is_current=False, current_until=asked_at)
 
 
 def _going(repository: Repository, asked_at: datetime) -> set[str]:

@@ -28,14 +28,18 @@ class Shop:
         self.requests: list[tuple[str, str]] = []
         self.deletes_tags = False
         self.status: int | None = None
+        #: Whether it answers to nothing at all as ``status`` says, and not only of the repository.
+        self.is_away = False
         self.before: Any = None
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         self.requests.append((request.method, request.url.path))
         if self.before is not None:
             self.before(request)
-        if self.status is not None:
+        if self.status is not None and (self.is_away or request.url.path != "/v2/"):
             return httpx.Response(self.status)
+        if request.url.path == "/v2/":
+            return httpx.Response(401)
         what, _, name = request.url.path.removeprefix("/v2/shop/").partition("/")
         if what == "tags":
             return httpx.Response(200, json={"name": "shop", "tags": sorted(self.tags) or None})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 
 import httpx
@@ -10,10 +11,9 @@ import pytest
 from apps.core.clock import now
 from apps.core.models import Event
 from apps.registry.api.views import _noted
-from apps.registry.cleaning import repositories_clean
-from apps.registry.client import MAX_TAGS
+from apps.registry.cleaning import repositories_clean, repository_clean
 from apps.registry.describing import manifests_describe
-from apps.registry.models import Manifest, Version
+from apps.registry.models import Manifest, Repository, Version
 from apps.registry.reconcile import repositories_list
 from apps.registry.services.deleting import manifest_remove, version_remove
 from apps.registry.services.tokens import CLEANER
@@ -163,9 +163,8 @@ def test_a_repository_with_more_tags_than_can_be_seen_loses_none(shop, monkeypat
     version = _push(shop, "1.0", digest)
     _described()
     _remove(version)
-    monkeypatch.setattr("apps.registry.client.MAX_TAGS", 1)
+    monkeypatch.setattr("apps.registry.client.WHOLE_TAGS", 1)
     shop.tags |= {"a": digest, "b": digest}
-    assert MAX_TAGS > 1
     assert repositories_clean() == 0
     assert _writes(shop) == []
 
@@ -251,3 +250,21 @@ def test_what_has_no_tag_can_be_removed_by_itself(shop):
     assert manifest_remove(manifest=manifest) is False
     repositories_clean()
     assert shop.manifests == {}
+
+
+def test_of_a_repository_with_thousands_of_tags_versions_can_be_deleted(shop, monkeypatch):
+    monkeypatch.setattr("apps.registry.client.MAX_TAGS", 3)
+    versions = [_push(shop, f"1.{number}", shop.image(b"%d" % number)) for number in range(8)]
+    _described()
+    _remove(*versions[:7])
+    assert repository_clean(Repository.objects.get(), time.monotonic()) is True, "listing them took all the time"
+    assert set(shop.tags) == {"1.7"}
+
+
+def test_of_more_tags_than_are_listed_in_one_go_all_are_seen_in_time(shop, monkeypatch):
+    monkeypatch.setattr("apps.registry.client.MAX_TAGS", 3)
+    digest = shop.image(b"x")
+    shop.tags = {f"1.{number}": digest for number in range(6)}
+    for _ in range(60):
+        repositories_list()
+    assert Version.objects.filter(is_current=True).count() == 6

@@ -320,3 +320,18 @@ def test_indexes_that_all_name_each_other_are_summed_once_a_level(shop, monkeypa
     manifest_doubted(repository="shop", digest=image)
     assert manifest_describe(Manifest.objects.get(digest=image).pk) is True
     assert len(summed) == 4 * 5
+
+
+def test_one_that_is_deleted_while_it_is_read_is_forgotten(shop):
+    digest = shop.image(b"x")
+    manifest = _pushed(digest)
+
+    def deleted(request):
+        # Of what was read already the registry says now that it is gone.
+        if request.url.path.startswith("/v2/shop/blobs/") and shop.manifests.pop(digest, None):
+            manifest_doubted(repository="shop", digest=digest)
+
+    shop.before = deleted
+    assert manifest_describe(manifest.pk) is False
+    _settle()
+    assert not Manifest.objects.exists(), "or its storage is counted for ever"

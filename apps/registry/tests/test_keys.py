@@ -20,7 +20,7 @@ def test_the_key_set_names_what_the_registry_is_to_trust(db, token_key):
     assert set(told()) == {first.kid}
     prepared = keys.key_prepare()
     assert set(told()) == {first.kid, prepared.kid}
-    keys.key_switch()
+    keys.key_switch(prepared.kid)
     assert set(told()) == {first.kid, prepared.kid}
     one = told()[first.kid]
     assert (one["kty"], one["alg"], one["use"]) == ("RSA", "RS256", "sig")
@@ -31,13 +31,21 @@ def test_the_key_set_names_what_the_registry_is_to_trust(db, token_key):
 
 def test_preparing_and_switching_twice_makes_one_key(db, token_key):
     assert keys.key_prepare().pk == keys.key_prepare().pk
-    assert keys.key_switch() is True
-    assert keys.key_switch() is False
+    kid = keys.key_prepare().kid
+    assert keys.key_switch(kid) is True
+    assert keys.key_switch(kid) is False
+
+
+def test_a_key_that_was_prepared_after_the_registry_was_asked_does_not_sign(db, token_key):
+    asked = keys.key_prepare()
+    assert keys.key_switch(asked.kid) is True, "by another run of the command"
+    keys.key_prepare()
+    assert keys.key_switch(asked.kid) is False
+    assert keys.signing_key().kid == asked.kid
 
 
 def test_an_old_key_goes_only_after_its_last_token(db, token_key, monkeypatch):
-    keys.key_prepare()
-    keys.key_switch()
+    keys.key_switch(keys.key_prepare().kid)
     assert keys.keys_remove() == 0
     assert len(keys.trusted_certificates()) == 2
     monkeypatch.setattr(keys, "TOKEN_S", -keys.LEEWAY_S)

@@ -19,6 +19,7 @@ from apps.registry.models import Repository, Upload, Version
 from apps.registry.receiving import SenderGone, upload_receive
 from apps.registry.services import uploads as services
 from apps.registry.services.tokens import PushRefused, push_token
+from apps.registry.services.versions import version_pushed
 from apps.registry.uploading import upload_work, uploads_clean
 from apps.tenants.models import Membership, Quota
 from tests import archives as make
@@ -470,3 +471,23 @@ def test_files_of_nobody_are_removed_and_others_left(shop: Repository) -> None:
     (spool.directory() / "notes.txt").write_text("an operator's")
     assert uploads_clean() == 2
     assert (spool.directory() / "notes.txt").exists()
+
+
+def test_a_push_right_after_the_uploads_own_keeps_the_tag(
+    world: Any, shop: Repository, registry: FakeRegistry, monkeypatch: Any
+) -> None:
+    digest = "sha256:" + "f" * 64
+    real = registry.manifest
+
+    def followed(reference: str, media_type: str, body: bytes) -> None:
+        real(reference, media_type, body)
+        if reference == "1.0":
+            values = {"repository": "shop", "tag": "1.0", "digest": digest, "media_type": "", "pushed_by": "carla"}
+            version_pushed(**values, pushed_at=now())
+
+    monkeypatch.setattr(registry, "manifest", followed)
+    upload = sent(shop, world.bob, tar_of(docker_save()))
+    upload_work(upload.pk)
+    upload.refresh_from_db()
+    assert upload.status == Status.DONE
+    assert Version.objects.get(is_current=True).digest == digest, "what the registry has"

@@ -64,7 +64,7 @@ class Command(BaseCommand):
             return
         if prepared is not None:
             self._trusted(prepared, options)
-            keys.key_switch()
+            keys.key_switch(prepared.kid)
             self._say(f"Tokens are signed by {prepared.kid[:9]}… now.")
         self._remove(options)
 
