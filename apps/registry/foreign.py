@@ -19,7 +19,7 @@ from django.conf import settings
 
 from apps.core.errors import Refused
 from apps.core.guarded import AddressRefused, AddressUnreachable, AnswerTooSlow, body_of, chunks_of, guarded, told
-from apps.registry.client import MANIFESTS, MAX_MANIFEST, plain_client
+from apps.registry.client import MANIFESTS, MAX_MANIFEST, open_client
 from apps.registry.references import HOST, Credential, Reference
 from apps.registry.selectors import repository_named
 from apps.registry.services.tokens import pull_token
@@ -89,7 +89,7 @@ def _own(source: Reference) -> Iterator[Foreign]:
     found = repository_named(source.path)
     if found is None or not found.is_public or found.deleting_at is not None:
         raise SourceMissing("The platform has no such image that everybody may pull.")
-    with told(), plain_client(30) as client:
+    with told(), open_client(30) as client:
         client.headers["Accept-Encoding"] = "identity"
         yield Foreign(client, "", source.path, None, authorization=f"Bearer {pull_token(source.path)}")
 

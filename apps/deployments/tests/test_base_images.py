@@ -109,7 +109,7 @@ def pushed(world: Any, token_key: Any, monkeypatch: pytest.MonkeyPatch, ours: An
         return httpx.Response(got.status_code, headers=media_type, stream=httpx.ByteStream(got.content))
 
     monkeypatch.setattr(
-        foreign, "plain_client", lambda s: httpx.Client(base_url="https://ours", transport=httpx.MockTransport(answer))
+        foreign, "open_client", lambda s: httpx.Client(base_url="https://ours", transport=httpx.MockTransport(answer))
     )
     return digest
 

@@ -6,20 +6,36 @@ import hashlib
 import json
 import random
 import re
-import ssl
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from urllib.parse import urljoin, urlsplit
 from uuid import uuid4
 
 import httpx
-from django.conf import settings
 
-from apps.core.errors import PlatformError
+from apps.registry.client.base import (
+    ImageRefused,
+    RegistryUnavailable,
+    RepositoryUnreadable,
+    open_client,
+)
+from apps.registry.client.push import Push
 from apps.registry.models.repositories import DIGEST
+
+__all__ = [
+    "ImageRefused",
+    "Push",
+    "RegistryUnavailable",
+    "RepositoryUnreadable",
+    "accepts",
+    "editing",
+    "open_client",
+    "purge",
+    "reading",
+    "tags_of",
+]
 
 MANIFESTS = ", ".join(
     (
@@ -39,24 +55,6 @@ MAX_MANIFEST = 4 * 1024 * 1024
 BUDGET_S = 30.0
 #: How long a registry may take to say that it is there, after it failed to answer something else.
 PING_S = 3.0
-
-
-class RegistryUnavailable(PlatformError):
-    """No answer at all: asking about other repositories is of no use now."""
-
-    code = "registry.unavailable"
-
-
-class RepositoryUnreadable(PlatformError):
-    """An answer that is none, about this one repository."""
-
-    code = "registry.repository_unreadable"
-
-
-class ImageRefused(PlatformError):
-    """The registry understood what was pushed, and does not take it."""
-
-    code = "registry.image_refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,7 +324,7 @@ class Editor:
 def _registry(token: str) -> Iterator[httpx.Client]:
     """A client for a few questions; what goes wrong in the block becomes one of our errors."""
     try:
-        with _client(5) as client:
+        with open_client(5) as client:
             client.headers.update({"Authorization": f"Bearer {token}", "Accept": MANIFESTS})
             yield client
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
@@ -347,7 +345,7 @@ def _is_fault(error: Exception) -> bool:
 def _is_there() -> bool:
     """Whether it answers at all: then what went wrong is one repository's, and the others can be asked about."""
     try:
-        with _client(PING_S) as client:
+        with open_client(PING_S) as client:
             return client.get("/v2/").status_code in {httpx.codes.OK, httpx.codes.UNAUTHORIZED}
     except httpx.HTTPError:
         return False
@@ -374,92 +372,3 @@ def _tags(client: httpx.Client, repository: str, deadline: float) -> list[str]:
 def _local(url: str) -> str:
     parts = urlsplit(url)
     return f"{parts.path}?{parts.query}"
-
-
-def plain_client(timeout_s: float) -> httpx.Client:
-    """For reading from our own registry what ``Reader`` is too small for."""
-    return _client(timeout_s)
-
-
-def _client(timeout_s: float) -> httpx.Client:
-    verify = ssl.create_default_context(cafile=settings.REGISTRY_CA) if settings.REGISTRY_CA else True
-    return httpx.Client(base_url=settings.REGISTRY_URL, verify=verify, timeout=timeout_s)
-
-
-class Push:
-    """Pushing to one repository (opencontainers/distribution-spec, "Push"), one request after the other.
-
-    ``token`` is asked for before each request: a large blob may take longer than a token lives. Its errors come
-    through. All raise RegistryUnavailable where trying again may help, ImageRefused where it won't.
-    """
-
-    #: The registry hashes a blob before it answers the last request about it.
-    TIMEOUT_S = 60.0
-
-    def __init__(self, repository: str, token: Callable[[], str]) -> None:
-        self._base = f"/v2/{repository}"
-        self._token = token
-        self._client = _client(self.TIMEOUT_S)
-
-    def __enter__(self) -> Push:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._client.close()
-
-    def has(self, digest: str) -> bool:
-        """Whether the repository holds this blob."""
-        return self._asked("HEAD", f"{self._base}/blobs/{digest}", but=httpx.codes.NOT_FOUND).is_success
-
-    def blob(self, digest: str, size: int, chunks: Iterable[bytes]) -> None:
-        """Push ``size`` bytes, which are never in memory together; the registry compares them with the digest."""
-        begun = self._asked("POST", f"{self._base}/blobs/uploads/")
-        place = urljoin(self._base, begun.headers.get("Location", ""))
-        # Only its path and query: the client stays on its own registry.
-        params = httpx.QueryParams(urlsplit(place).query).set("digest", digest)
-        self._asked(
-            "PUT",
-            urlsplit(place).path,
-            params=params,
-            content=chunks,
-            headers={"Content-Type": "application/octet-stream", "Content-Length": str(size)},
-        )
-
-    def manifest(self, reference: str, media_type: str, body: bytes) -> None:
-        """Push a manifest under a tag or its digest. What it names must have been pushed before."""
-        self._asked("PUT", f"{self._base}/manifests/{reference}", content=body, headers={"Content-Type": media_type})
-
-    def _asked(
-        self,
-        method: str,
-        path: str,
-        *,
-        but: int = 0,
-        params: httpx.QueryParams | None = None,
-        content: Iterable[bytes] | bytes | None = None,
-        headers: dict[str, str] | None = None,
-    ) -> httpx.Response:
-        credential = {"Authorization": f"Bearer {self._token()}"}
-        try:
-            reply = self._client.request(
-                method, path, params=params, content=content, headers={**credential, **(headers or {})}
-            )
-        except httpx.HTTPError as error:
-            raise RegistryUnavailable(f"The registry did not answer: {error!r}") from error
-        if reply.is_success or reply.status_code == but:
-            return reply
-        if reply.is_server_error or reply.status_code == httpx.codes.TOO_MANY_REQUESTS:
-            raise RegistryUnavailable(f"The registry did not take what was pushed: {reply.status_code}.")
-        raise ImageRefused(f"The registry refused what was pushed: {_reasons(reply)}.")
-
-
-def _reasons(reply: httpx.Response) -> str:
-    """The registry's own codes (distribution-spec, "Error Codes"); its messages may name what is not a tenant's."""
-    try:
-        codes = [one["code"] for one in reply.json()["errors"]]
-    except (ValueError, KeyError, TypeError):
-        codes = []
-    known = [code for code in codes if isinstance(code, str) and re.fullmatch(r"[A-Z_]{1,40}", code)]
-    return ", ".join(known[:5]) or str(reply.status_code)
