@@ -137,7 +137,7 @@ def test_a_busy_host_takes_no_more_and_the_next_task_takes_up_what_was_turned_aw
     Instance.objects.filter(pk__in=[one.pk for one in others]).update(
         lease_owner="x", lease_until=after(30), status=Status.STARTING
     )
-    monkeypatch.setattr("apps.deployments.selectors.WORKERS_PER_HOST", 2)
+    monkeypatch.setattr("apps.deployments.selectors.loop.WORKERS_PER_HOST", 2)
     _start(placed[:2], loop)
     assert _statuses() == [Status.STARTING] * 4
     Instance.objects.filter(pk__in=[one.pk for one in others]).update(lease_owner="", lease_until=None)
