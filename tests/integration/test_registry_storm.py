@@ -29,7 +29,7 @@ from stack.runner import Stack
 
 pytestmark = pytest.mark.real
 
-PARTS = ("postgres", "redis", "zookeeper", "registry", "web", "worker", "beat")
+PARTS = ("postgres", "redis", "zookeeper", "registry", "web", "worker", "registry-worker", "beat")
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
 CLIENTS, EACH = 10, 20
