@@ -79,6 +79,16 @@ def hand_over(pid: int) -> str:
     return f"@!{pid:d} clear map {HOST_MAP}"
 
 
+def information(pid: int) -> str:
+    """For the master: what a worker says of itself."""
+    return f"@!{pid:d} show info"
+
+
+def is_stopping(information: str) -> bool:
+    """Whether the worker has heard that it was replaced (management guide, "show info": Stopping)."""
+    return "Stopping: 1" in information.splitlines()
+
+
 def accepted(reply: str) -> bool:
     return reply in ("", REGISTERED)
 

@@ -25,6 +25,8 @@ from gateway.model import AddServer, Operation, Plane, RemoveServer, backend_nam
 QUIET_SECONDS = 5.0
 REAP_EVERY_SECONDS = 1.0
 RECONCILE_EVERY_SECONDS = 60.0
+#: How long a replaced worker may take to hear that it was.
+HAND_OVER_SECONDS = 5.0
 REPLACE_SECONDS = 5.0
 
 _log = structlog.get_logger(__name__)
@@ -303,15 +305,33 @@ class DataPlane:
         """Tells replaced workers to route nothing themselves any more."""
         for pid in pids:
             try:
-                talk = self._haproxy.talk_to_master()
-                try:
-                    (reply,) = talk.run([commands.hand_over(pid)])
-                finally:
-                    talk.close()
+                self._await_stopping(pid)
+                reply = self._ask_worker(commands.hand_over(pid))
             except cli.CommandError as error:
                 reply = str(error)
             if reply and self._haproxy.lives(pid):
                 self._doubt(pid, reply)
+
+    def _await_stopping(self, pid: int) -> None:
+        """A new worker is there before the one it replaces has heard of it, on a machine that is busy. Until it has, a
+        host that it does not find is unknown to it, and not to be handed over: it would answer 404 to what it serves.
+        """
+        deadline = time.monotonic() + HAND_OVER_SECONDS
+        while not commands.is_stopping(said := self._ask_worker(commands.information(pid))):
+            if not self._haproxy.lives(pid):
+                return
+            if time.monotonic() > deadline:
+                raise cli.CommandError(f"it does not stop: {said[:80]}")
+            time.sleep(0.02)
+
+    def _ask_worker(self, line: str) -> str:
+        """By way of the master."""
+        talk = self._haproxy.talk_to_master()
+        try:
+            (reply,) = talk.run([line])
+        finally:
+            talk.close()
+        return reply
 
     def _doubt(self, pid: int, why: str) -> None:
         self._doubtful.setdefault(pid, time.monotonic() + self._drain_seconds)
