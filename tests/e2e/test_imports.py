@@ -29,7 +29,8 @@ def member(platform: Platform) -> Iterator[Member]:
     owner = platform.member("acme", "owner")
     owner.app_create("acme", APP)
     yield owner
-    owner.undeploy(APP)
+    if owner.instances(APP):
+        owner.undeploy(APP)
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def _copied(member: Member, source: str, **more: Any) -> Any:
         one = member.request("GET", f"apps/{APP}/imports/{begun['id']}/")
         return one if one["status"] in ENDED else None
 
-    return wait_for("the copy's end", ended, 30)
+    return wait_for("the copy's end", ended)
 
 
 def test_an_image_of_another_registry_is_copied_deployed_and_outlives_that_registry(
@@ -84,7 +85,7 @@ def test_an_image_of_another_registry_is_copied_deployed_and_outlives_that_regis
 
     copy = _copied(member, source, deploy=True)
     assert (copy["status"], copy["code"], copy["source_digest"], copy["digest"]) == ("done", "", digest, digest)
-    wait_for("its rollout", lambda: member.request("GET", f"apps/{APP}/rollouts/")["results"], 10)
+    wait_for("its rollout", lambda: member.request("GET", f"apps/{APP}/rollouts/")["results"])
     rollout = member.rollout_wait(APP, 1)
     assert (rollout["status"], rollout["version"]) == ("succeeded", "1.0"), rollout
     assert gateway_get(platform.env, APP).status_code == 200
@@ -92,7 +93,7 @@ def test_an_image_of_another_registry_is_copied_deployed_and_outlives_that_regis
     # The second host never had the image, and can't have it from there any more.
     stack.kill("registry")
     member.request("POST", f"apps/{APP}/scale/", {"instances": 2})
-    wait_for("one instance on each host", lambda: len(_images(platform)) == 2 and len(member.instances(APP)) == 2, 30)
+    wait_for("one instance on each host", lambda: len(_images(platform)) == 2 and len(member.instances(APP)) == 2)
     assert set(_images(platform)) == {f"{platform.env.registry_public}/{APP}@{digest}"}
 
 
