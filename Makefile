@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 UV := .venv/bin/uv
 COMPILE := $(UV) pip compile --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links
 
-.PHONY: base-images bench-deploy bench-hung-engines bench-placement bench-probes bench-scale bench-upload help setup demo test fast fmt lint types imports migrations upgrade up down status clean clean-proof
+.PHONY: base-images check-base-images bench-deploy bench-hung-engines bench-placement bench-probes bench-scale bench-upload help setup demo test fast fmt lint types imports migrations upgrade up down status clean clean-proof
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F '\t' '{printf "  %-20s %s\n", $$1, $$2}'
@@ -79,3 +79,6 @@ bench-upload: setup ## memory of portal and workers while an image archive of 1 
 
 base-images: setup ## build the platform's own images and push them (ARGS="redis nginx": only those; needs root)
 	$(PYTHON) manage.py base_images $(ARGS)
+
+check-base-images: setup ## build them for a platform of its own, deploy each, and ask it (JSON; needs root and a Debian mirror)
+	@$(PYTHON) -m benchmarks.base_images $(ARGS)

@@ -8,6 +8,7 @@ import pytest
 
 from stack.environment import root_directory
 from stack.platform import Platform, whole_platform
+from tests import elsewhere
 
 #: One for each module that makes apps: the quota of apps is a tenant's, and apps stay until the run's end.
 TENANTS = ("acme", "rival", "fleet", "rollouts", "kills")
@@ -22,7 +23,10 @@ def platform() -> Iterator[Platform]:
     limits = {"BERTH_READY_DEADLINE": "12", "BERTH_LEASE": "3"}
     directory = root_directory() / "e2e"
     armed = {"BERTH_FAILPOINTS": str(directory / "failpoints")}
-    with whole_platform(directory, TENANTS, hosts=HOSTS, **limits, **armed) as platform:
+    # Of all that is not in the internet, the one registry that images are copied from (test_imports).
+    trusted = elsewhere.authority(root_directory() / elsewhere.DIRECTORY)
+    opened = {"BERTH_GUARD_ALLOW": "127.0.0.1/32", "BERTH_GUARD_CA": str(trusted)}
+    with whole_platform(directory, TENANTS, hosts=HOSTS, **limits, **armed, **opened) as platform:
         platform.host_availability(2, "cordoned")
         # Each test has an app of its own, and a name is free again only some minutes after its app was deleted.
         platform.told("from apps.tenants.models import Quota; print(Quota.objects.update(apps=100))")

@@ -86,6 +86,8 @@ class Builder:
         shutil.rmtree(out, ignore_errors=True)
         out.parent.mkdir(exist_ok=True)
         self._run(["podman", "push", "--quiet", "--format", "v2s2", "--compress", name, f"dir:{out}"])
+        # No later build takes layers of it ("--layers=false"): kept, each one would add all of its files once more.
+        self._run(["podman", "image", "rm", name])
         return out
 
     def _build(self, context: Path, name: str, more: Sequence[str]) -> None:

@@ -25,28 +25,12 @@ from apps.registry.tests.registry import Shop, entry
 from apps.registry.trying import external_try
 from stack import probes
 from stack.environment import Environment
-from stack.parts.base import Part
 from stack.parts.registry import registry
 from stack.parts.registry_cache import registry_cache
 from stack.runner import Stack
+from tests.elsewhere import PASSWORD, USERNAME, elsewhere
 
 pytestmark = [pytest.mark.real, pytest.mark.django_db]
-#: bcrypt of "s3cret", of the least cost.
-USERS = "robot:$2b$04$atcZuDrq2fWRpxMh9onIyuHRV/V8jld1fLR68515qKS2eh/0L0q6.\n"
-
-
-def _with_users(part: Part, directory: Path) -> Part:
-    """The same registry, which lets only the robot in."""
-    config = directory / "config.yml"
-    users = directory / "users"
-
-    def prepare() -> None:
-        part.prepare()
-        users.write_text(USERS)
-        said = json.loads(config.read_text())
-        config.write_text(json.dumps({**said, "auth": {"htpasswd": {"realm": "there", "path": str(users)}}}))
-
-    return replace(part, prepare=prepare)
 
 
 def _pushed(api: httpx.Client, held: Shop) -> None:
@@ -66,8 +50,7 @@ def _pushed(api: httpx.Client, held: Shop) -> None:
 def there(tmp_path: Path, settings: Any) -> Iterator[Environment]:
     """Theirs, with a user, and ours, without tokens; both over TLS."""
     ours, theirs = Environment.open(tmp_path / "ours"), Environment.open(tmp_path / "theirs")
-    parts = _with_users(registry(theirs, token_auth=False), theirs.part_directory("registry"))
-    with Stack(theirs.directory, [parts]), Stack(ours.directory, [registry(ours, token_auth=False)]):
+    with Stack(theirs.directory, [elsewhere(theirs)]), Stack(ours.directory, [registry(ours, token_auth=False)]):
         settings.REGISTRY_URL = f"https://127.0.0.1:{ours.ports['registry']}"
         settings.REGISTRY_CA = str(ours.registry_authority.pair.cert)
         settings.GUARD_CA = str(theirs.registry_authority.pair.cert)
@@ -93,7 +76,7 @@ def test_an_image_of_a_real_registry_is_copied_for_our_hosts(
         one["size"] = len(held.manifests[one["digest"]][0])
         one["mediaType"] = held.manifests[one["digest"]][1]
     held.manifest(index, kind, tag="1.0")
-    with _api(f"https://{place}", settings.GUARD_CA, auth=("robot", "s3cret")) as api:
+    with _api(f"https://{place}", settings.GUARD_CA, auth=(USERNAME, PASSWORD)) as api:
         _pushed(api, held)
 
     world.host(os="linux", architecture="amd64")
@@ -106,7 +89,7 @@ def test_an_image_of_a_real_registry_is_copied_for_our_hosts(
         return made
 
     assert copied("early").code == "imports.source_denied"
-    external_create(tenant=world.acme, name="there", host=place, username="robot", password="s3cret", by=world.alice)
+    external_create(tenant=world.acme, name="there", host=place, username=USERNAME, password=PASSWORD, by=world.alice)
     assert external_try(tenant=world.acme, name="there", by=world.alice).test_code == ""
     made = copied("1.0")
     assert (made.status, made.code, made.digest) == ("done", "", mine)
