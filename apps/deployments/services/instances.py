@@ -232,7 +232,7 @@ def instance_unrouted(*, instance: Instance, epoch: str, zxid: int) -> None:
 @transaction.atomic
 def instance_released(*, instance: Instance) -> bool:
     """Its container is gone, or given up with its host: free what it held, all in one transaction."""
-    # Who scales or rolls out holds the app's row, then a set's, then the quota's: here the quota's comes before the set's.
+    # Who scales or rolls out holds the app's row, then a set's, then the quota's: here the set's comes last.
     app_taken(app_id=instance.app_id)
     finals = {Status.DRAINING: Status.STOPPED, Status.LOST: Status.LOST}
     final = finals.get(Status(instance.status), Status.FAILED)
