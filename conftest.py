@@ -308,15 +308,39 @@ class Loop:
         reconcile.probe_pass(self.clients)
         reconcile.gateways_observe(self.clients)
 
-    def settle(self, rounds: int = 6) -> None:
-        for _ in range(rounds):
+    def settle(self, rounds: int | None = None) -> None:
+        """So many rounds, or until one moved nothing, six at most."""
+        if rounds is not None:
+            for _ in range(rounds):
+                self.step()
+            return
+        before = None
+        for _ in range(6):
             self.step()
+            if before == (before := self._state()):
+                return
+
+    @staticmethod
+    def _state() -> list[tuple[object, ...]]:
+        from apps.core.models import Event
+        from apps.deployments.models import App, Instance, ReplicaSet, Rollout
+        from apps.hosts.models import Host
+
+        return [
+            (Event.objects.count(),),
+            *App.objects.values_list("pk", "route_wanted", "route_published", "route_zxid").order_by("pk"),
+            *ReplicaSet.objects.values_list("pk", "wanted", "weight").order_by("pk"),
+            *Rollout.objects.values_list("pk", "status", "phase", "phase_since", "step", "deadline_at").order_by("pk"),
+            *Instance.objects.values_list("pk", "status", "container_id", "status_since", "ready_at").order_by("pk"),
+            *Host.objects.values_list("pk", "status").order_by("pk"),
+        ]
 
 
 @pytest.fixture
 def loop(world: World, discovery: FakeDiscovery, monkeypatch: pytest.MonkeyPatch, token_key: str) -> Loop:
     monkeypatch.setattr("apps.deployments.reconcile.instance.PATIENCE_S", 0.0)
     monkeypatch.setattr("apps.deployments.reconcile.starting.PATIENCE_S", 0.0)
+    monkeypatch.setattr("apps.deployments.reconcile.app.PATIENCE_S", 0.0)
     return Loop(discovery)
 
 

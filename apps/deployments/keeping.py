@@ -10,8 +10,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from apps.deployments.tag_patterns import is_pattern, matches
+
 MAX_PATTERNS = 20
-_PATTERN = re.compile(r"[A-Za-z0-9_.*?-]{1,128}")
 #: Tags that people move from version to version: what they name is what somebody means by them.
 MOVING = frozenset(
     {
@@ -37,27 +38,9 @@ def patterns_of(text: str) -> tuple[str, ...]:
     if len(found) > MAX_PATTERNS:
         raise PatternInvalid(f"There may be {MAX_PATTERNS} patterns at most.")
     for one in found:
-        if not _PATTERN.fullmatch(one):
+        if not is_pattern(one):
             raise PatternInvalid(f"{one[:60]!r} is no pattern: letters, digits, '.', '_', '-', and * and ? for any.")
     return found
-
-
-def matches(pattern: str, tag: str) -> bool:
-    """``*`` is any characters, ``?`` one; nothing else means anything. In time that grows with both, not beyond."""
-    at = star = -1
-    here = there = 0
-    while there < len(tag):
-        if here < len(pattern) and pattern[here] == "*":
-            star, at = here, there
-            here += 1
-        elif here < len(pattern) and pattern[here] in ("?", tag[there]):
-            here, there = here + 1, there + 1
-        elif star >= 0:
-            at += 1
-            here, there = star + 1, at
-        else:
-            return False
-    return not pattern[here:].strip("*")
 
 
 @dataclass(frozen=True, slots=True)

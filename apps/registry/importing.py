@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 
 import structlog
 from django.conf import settings
@@ -35,8 +36,8 @@ from apps.registry.services.imports import (
     import_resolved,
     import_resolving,
 )
+from apps.registry.services.quota import storage_check
 from apps.registry.services.tokens import push_token
-from apps.registry.services.uploads import storage_check
 
 log = structlog.get_logger(__name__)
 MIB = 1 << 20
@@ -97,8 +98,9 @@ class _Work:
             if not import_resolved(import_id=one.pk, source_digest=first.digest, total=plan.total):
                 return
             with foreign(source, credential, total_s=left) as registry:
-                self._copy(registry, plan)
-            import_done(one=one, digest=plan.root.digest, media_type=plan.root.media_type)
+                pushed_at = self._copy(registry, plan)
+            root = plan.root
+            import_done(one=one, digest=root.digest, media_type=root.media_type, pushed_at=pushed_at)
         except _GivenUp:
             return
         except (AddressUnreachable, RegistryUnavailable) as error:
@@ -107,7 +109,8 @@ class _Work:
         except BerthError as error:
             import_failed(one=one, error=error)
 
-    def _copy(self, source: Foreign, plan: Plan) -> None:
+    def _copy(self, source: Foreign, plan: Plan) -> datetime:
+        """Returns when the tag began to name it, or shortly before: what somebody pushes right after that is newer."""
         one = self.one
         with Push(one.repository.name, self._token) as registry:
             missing = {}
@@ -121,7 +124,9 @@ class _Work:
                 registry.blob(digest, size, self._paced(source.blob(digest, size)))
             for inner in plan.inner:
                 registry.manifest(inner.digest, inner.media_type, inner.body)
-            registry.manifest(one.tag, plan.root.media_type, plan.root.body)
+            root, pushed_at = plan.root, now()
+            registry.manifest(one.tag, root.media_type, root.body)
+            return pushed_at
 
     def _paced(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         for chunk in chunks:

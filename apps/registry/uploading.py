@@ -23,12 +23,12 @@ from apps.registry.archives.images import Blob, Plan, examine
 from apps.registry.archives.unpacking import Budget, gunzip, packing_of
 from apps.registry.client import Push, RegistryUnavailable
 from apps.registry.models import Upload
+from apps.registry.services.quota import storage_check
 from apps.registry.services.tokens import push_token
 from apps.registry.services.uploads import (
     NoRoom,
     UploadLost,
     UploadRefused,
-    storage_check,
     upload_checked,
     upload_done,
     upload_failed,

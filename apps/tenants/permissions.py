@@ -119,6 +119,12 @@ def allows_images(viewer: Viewer, action: Action, *, tenant_id: int, slug: str) 
     return scoped(viewer, named, action).exists()
 
 
+def require_images(viewer: Viewer, action: Action, *, tenant_id: int, slug: str) -> None:
+    """Raises Denied. For apps that the viewer was already found to see."""
+    if not allows_images(viewer, action, tenant_id=tenant_id, slug=slug):
+        raise Denied(f"Your role does not allow this ({action}). Ask an owner or admin of the tenant.")
+
+
 def require(viewer: Viewer, action: Action, owned: Owned) -> None:
     """Raises Denied. For objects that the viewer was already found to see; strangers never come this far."""
     if not allows(viewer, action, owned):

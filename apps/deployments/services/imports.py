@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 from django.db import transaction
@@ -11,6 +12,7 @@ from apps.core.clock import now
 from apps.core.errors import BerthError
 from apps.deployments.models import App
 from apps.deployments.services.images import platforms_there
+from apps.deployments.services.placement import CONTENDED_S, PlacementContended
 from apps.deployments.services.releases import ReleaseSettings
 from apps.deployments.services.rollouts import rollout_start
 from apps.registry.models import Import, Repository, Version
@@ -44,7 +46,14 @@ def app_import(
 def imported_deploy(limit: int) -> int:
     """Start the rollouts that finished imports were to be followed by. Returns how many were started."""
     waiting = Import.objects.filter(status=Import.Status.DONE, deploy=True, deployed_at=None).order_by("status_since")
-    return sum(_deploy(pk) for pk in waiting.values_list("pk", flat=True)[:limit])
+    return sum(_deployed(pk) for pk in waiting.values_list("pk", flat=True)[:limit])
+
+
+def _deployed(import_id: int) -> bool:
+    try:
+        return _deploy(import_id)
+    except PlacementContended:
+        return False
 
 
 @transaction.atomic
@@ -62,6 +71,9 @@ def _deploy(import_id: int) -> bool:
         return False
     try:
         rollout_start(app=app, version=one.tag, by=one.by, settings_=ReleaseSettings(**one.deploy_with))
-    except BerthError:
+    except BerthError as error:
+        if isinstance(error, PlacementContended) and now() - one.status_since < timedelta(seconds=CONTENDED_S):
+            # Nothing of this stays, and the sweep comes again.
+            raise
         return False
     return True

@@ -49,6 +49,10 @@ WINDOW = 32
 Ports = dict[int, list[int]]
 
 
+#: What deploys by itself is tried again for so long where others placed at the same time. Seconds.
+CONTENDED_S = 300
+
+
 class NoHost(Conflict):
     code = "placement.no_host"
 

@@ -20,15 +20,14 @@ from apps.core.clock import now
 from apps.core.errors import BerthError, Denied, Invalid
 from apps.deployments.models import App, Rollout
 from apps.deployments.services.apps import app_locked, not_going
-from apps.deployments.services.placement import PlacementContended
+from apps.deployments.services.placement import CONTENDED_S, PlacementContended
 from apps.deployments.services.releases import base_of
 from apps.deployments.services.rollouts import rollout_start
+from apps.deployments.tag_patterns import is_pattern, matches
 from apps.registry.models import Manifest, Version
 from apps.tenants.models import User
 from apps.tenants.permissions import Action, require
 
-#: As tags are made of, and * for any characters, ? for one.
-_PATTERN = re.compile(r"[A-Za-z0-9_.*?-]{1,128}")
 #: So long what was pushed may take to be read from the registry; then it is deployed as what it may be. Seconds.
 READ_S = 60
 #: Found by a listing, it may have been pushed before something that we were told of: its own notification, which says
@@ -36,31 +35,11 @@ READ_S = 60
 LATE_S = 15
 #: So long after another push we may be told of one that was before it. Seconds.
 TOLD_S = 60
-#: So long after a push it is tried again where others placed at the same time. Seconds.
-CONTENDED_S = 300
 ACTOR = "deploy on push"
 
 
 class PatternInvalid(Invalid):
     code = "apps.pattern_invalid"
-
-
-def matches(pattern: str, tag: str) -> bool:
-    """Whether the whole tag is as the pattern says. In time of the one's length times the other's, whatever it is."""
-    at, star, retry = 0, -1, 0
-    where = 0
-    while where < len(tag):
-        if at < len(pattern) and pattern[at] == "*":
-            star, retry, at = at, where, at + 1
-        elif at < len(pattern) and pattern[at] in ("?", tag[where]):
-            at, where = at + 1, where + 1
-        elif star >= 0:
-            # The last star takes one character more; those before it need not be tried again.
-            retry += 1
-            at, where = star + 1, retry
-        else:
-            return False
-    return not pattern[at:].strip("*")
 
 
 @transaction.atomic
@@ -70,7 +49,7 @@ def deploy_on_push_set(*, app: App, pattern: str, by: User) -> App:
     What was pushed before is left as it is. Raises Denied, AppDeleting, PatternInvalid.
     """
     require(by, Action.DEPLOY, app)
-    if pattern and not _PATTERN.fullmatch(pattern):
+    if pattern and not is_pattern(pattern):
         raise PatternInvalid(
             "A pattern is made of letters, digits and . _ - as tags are, with * for any characters and ? for one; "
             "at most 128, such as v* or main-*.",

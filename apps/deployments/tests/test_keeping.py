@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from apps.deployments.keeping import Candidate, PatternInvalid, Rules, judged, matches, patterns_of
+from apps.deployments.keeping import Candidate, PatternInvalid, Rules, judged, patterns_of
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -111,33 +110,6 @@ def test_what_a_tag_named_before_stays_a_day_and_then_only_as_long_as_it_is_need
 def test_what_was_replaced_takes_no_place_among_the_newest():
     versions = [version(1), version(2), version(3, "1.2", replaced=2)]
     assert kept(versions, on(keep_last=2)) == {"1.2": ["last"], "1.1": ["last"]}
-
-
-@pytest.mark.parametrize(
-    ("pattern", "tag", "found"),
-    [
-        ("v*", "v1.0", True),
-        ("v*", "dev1", False),
-        ("*", "", True),
-        ("1.?", "1.2", True),
-        ("1.?", "1.", False),
-        ("1.?", "1.10", False),
-        ("1.2", "1x2", False),
-        ("*-rc*", "1.0-rc1", True),
-        ("*-rc*", "1.0-r1c", False),
-        ("a*b*c", "a-b-b-c", True),
-        ("a*b*c", "a-b-b-d", False),
-        ("[a-z]", "b", False),
-    ],
-)
-def test_a_pattern_knows_stars_and_question_marks_and_nothing_else(pattern, tag, found):
-    assert matches(pattern, tag) is found
-
-
-def test_no_pattern_takes_long():
-    began = time.monotonic()
-    assert not matches("*a" * 60 + "*b", "a" * 128)
-    assert time.monotonic() - began < 1
 
 
 def test_patterns_are_parted_by_spaces_or_commas():

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import re
-import time
 from datetime import timedelta
-from fnmatch import translate
-from itertools import product
 
 import pytest
 
@@ -25,7 +21,6 @@ from apps.deployments.services.pushes import (
     PatternInvalid,
     apps_pushed_to,
     deploy_on_push_set,
-    matches,
     pushed_deploy,
     pushes_find,
 )
@@ -246,20 +241,6 @@ def test_only_who_may_deploy_switches_it(app, world):
 def test_a_pattern_that_is_none_is_refused(app, world, pattern):
     with pytest.raises(PatternInvalid):
         deploy_on_push_set(app=app, pattern=pattern, by=world.bob)
-
-
-def test_patterns_match_as_a_shells_do():
-    letters = ["".join(one) for size in range(5) for one in product("ab", repeat=size)]
-    patterns = ["".join(one) for size in range(5) for one in product("ab*?", repeat=size)]
-    for pattern in patterns:
-        shell = re.compile(translate(pattern))
-        assert [matches(pattern, one) for one in letters] == [bool(shell.match(one)) for one in letters], pattern
-
-
-def test_no_pattern_takes_long():
-    began = time.process_time()
-    assert matches("*a" * 64, "a" * 127 + "b") is False
-    assert time.process_time() - began < 0.1
 
 
 def test_tags_that_are_back_after_the_registry_showed_none_for_a_moment_deploy_nothing(app, world, loop):

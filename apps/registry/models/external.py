@@ -9,6 +9,7 @@ from django.db import models
 from django.db.models import Q
 
 from apps.core.crypto import EncryptedJSONField, EncryptedTextField
+from apps.core.models import Leased
 from apps.registry.models.repositories import DIGEST, TAG, Repository
 from apps.tenants.models import Tenant
 from apps.tenants.models.tenants import SLUG, valid_slug
@@ -40,7 +41,7 @@ class ExternalRegistry(models.Model):
         return f"{self.name} ({self.host})"
 
 
-class Import(models.Model):
+class Import(Leased):
     """One image that is copied from another registry into ours, by a worker."""
 
     class Status(models.TextChoices):
@@ -80,8 +81,6 @@ class Import(models.Model):
     code = models.CharField(max_length=60, blank=True)
     detail = models.CharField(max_length=500, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
-    lease_owner = models.CharField(max_length=36, blank=True, editable=False)
-    lease_until = models.DateTimeField(null=True, blank=True, editable=False)
 
     class Meta:
         ordering = ("-id",)

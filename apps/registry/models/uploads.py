@@ -8,11 +8,12 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Q
 
+from apps.core.models import Leased
 from apps.registry.models.repositories import DIGEST, TAG, Repository
 from apps.tenants.models import Tenant
 
 
-class Upload(models.Model):
+class Upload(Leased):
     """One archive that somebody sent. Its bytes lie in the spool (apps.registry.spool) until it has ended."""
 
     class Status(models.TextChoices):
@@ -43,8 +44,6 @@ class Upload(models.Model):
     code = models.CharField(max_length=60, blank=True)
     detail = models.CharField(max_length=500, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
-    lease_owner = models.CharField(max_length=36, blank=True, editable=False)
-    lease_until = models.DateTimeField(null=True, blank=True, editable=False)
 
     class Meta:
         ordering = ("-id",)

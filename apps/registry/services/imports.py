@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
@@ -23,10 +23,10 @@ from apps.core.models import Event
 from apps.registry.models import Import, Repository, Version
 from apps.registry.models.repositories import TAG
 from apps.registry.references import reference_parsed
-from apps.registry.services.uploads import storage_check
+from apps.registry.services.quota import storage_check
 from apps.registry.services.versions import version_pushed
 from apps.tenants.models import Quota, User
-from apps.tenants.permissions import Action, require
+from apps.tenants.permissions import Action, require_images
 
 Status = Import.Status
 MOST_ATTEMPTS = 6
@@ -71,7 +71,7 @@ def import_begin(
     ``platforms`` ("linux/amd64") is what is taken of an index. Whoever asks for ``deploy`` was found to may.
     Raises Denied, ReferenceInvalid, TagInvalid, TooManyImports, QuotaExceeded, ImportRefused.
     """
-    require(by, Action.PUSH, repository)
+    require_images(by, Action.PUSH, tenant_id=repository.tenant_id, slug=repository.name)
     reference = reference_parsed(source)
     tag = tag or reference.tag
     if not re.fullmatch(TAG, tag):
@@ -139,7 +139,7 @@ def import_later(*, one: Import, error: BerthError) -> bool:
 
 
 @transaction.atomic
-def import_done(*, one: Import, digest: str, media_type: str) -> Version | None:
+def import_done(*, one: Import, digest: str, media_type: str, pushed_at: datetime) -> Version | None:
     """Our registry has it, and the tag names it."""
     if not _move(one.pk, Status.COPYING, Status.DONE, digest=digest, copied_bytes=F("total_bytes")):
         return None
@@ -151,7 +151,7 @@ def import_done(*, one: Import, digest: str, media_type: str) -> Version | None:
         digest=digest,
         media_type=media_type,
         pushed_by=one.pushed_by,
-        pushed_at=now(),
+        pushed_at=pushed_at,
     )
 
 

@@ -11,6 +11,7 @@ from apps.core.clock import now
 from apps.registry.models import Repository
 from apps.registry.selectors import loose_of, storage_of
 from apps.tenants.models import Quota
+from apps.tenants.services.tenants import QuotaExceeded
 
 MIB = 1024 * 1024
 
@@ -28,6 +29,16 @@ def storage_refusal(repository: Repository) -> str | None:
         f"{quota.tenant.slug} has used up its storage: {_gib(quota.storage_bytes_used)} of "
         f"{_gib(quota.storage_mb * MIB)} GiB. Delete versions, or ask an admin for more."
     )
+
+
+def storage_check(*, tenant_id: int, more: int) -> None:
+    """Raises QuotaExceeded where so many bytes more are too many for the tenant: where they are known beforehand."""
+    quota = Quota.objects.filter(tenant_id=tenant_id).first()
+    if quota is not None and quota.storage_bytes_used + more > quota.storage_mb * MIB:
+        raise QuotaExceeded(
+            f"The tenant may store {quota.storage_mb} MiB of images and has {quota.storage_bytes_used // MIB} MiB. "
+            "Delete versions that are not needed, or ask an admin for more."
+        )
 
 
 def _gib(count: int) -> str:

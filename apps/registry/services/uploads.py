@@ -17,16 +17,16 @@ from django.db.models import F, Q, QuerySet
 
 from apps.core import events, jobs
 from apps.core.clock import now
-from apps.core.errors import BerthError, Conflict, Denied, Invalid, PlatformError, Refused
+from apps.core.errors import BerthError, Conflict, Invalid, PlatformError, Refused
 from apps.core.leases import free
 from apps.core.models import Event
 from apps.registry.models import Repository, Upload, Version
 from apps.registry.models.repositories import TAG
+from apps.registry.services.quota import storage_check
 from apps.registry.services.tokens import PushRefused, push_refusal
 from apps.registry.services.versions import version_pushed
 from apps.tenants.models import Quota, User
-from apps.tenants.permissions import Action, allows_images
-from apps.tenants.services.tenants import QuotaExceeded
+from apps.tenants.permissions import Action, require_images
 
 Status = Upload.Status
 MIB = 1 << 20
@@ -90,8 +90,7 @@ def upload_begin(*, repository: Repository, tag: str, by: User, declared: int | 
 
     Raises Denied, PushRefused, TagInvalid, UploadTooLarge, TooManyUploads, QuotaExceeded, UploadRefused.
     """
-    if not allows_images(by, Action.PUSH, tenant_id=repository.tenant_id, slug=repository.name):
-        raise Denied("You may not push to this app. Ask an owner or admin of the tenant.")
+    require_images(by, Action.PUSH, tenant_id=repository.tenant_id, slug=repository.name)
     if not re.fullmatch(TAG, tag):
         raise TagInvalid("tag must be a version's name: letters, digits, '_', '.' and '-', 128 at most.", field="tag")
     if refusal := push_refusal(repository):
@@ -99,7 +98,7 @@ def upload_begin(*, repository: Repository, tag: str, by: User, declared: int | 
     size_check(declared)
     with transaction.atomic():
         # The quota row's lock makes the count exact while others begin too.
-        quota = Quota.objects.select_for_update().get(tenant_id=repository.tenant_id)
+        Quota.objects.select_for_update().get(tenant_id=repository.tenant_id)
         if Repository.objects.filter(pk=repository.pk, deleting_at=None).first() is None:
             raise UploadRefused("The app is being deleted: nothing can be pushed to it any more.")
         open_now = Upload.objects.filter(tenant_id=repository.tenant_id, status__in=Upload.OPEN)
@@ -107,7 +106,7 @@ def upload_begin(*, repository: Repository, tag: str, by: User, declared: int | 
             raise TooManyUploads(
                 f"{settings.UPLOADS_PER_TENANT} uploads of the tenant are under way. Wait until one has ended."
             )
-        _room_check(quota, declared or 0)
+        storage_check(tenant_id=repository.tenant_id, more=declared or 0)
         return Upload.objects.create(
             tenant_id=repository.tenant_id,
             repository=repository,
@@ -119,21 +118,6 @@ def upload_begin(*, repository: Repository, tag: str, by: User, declared: int | 
             deadline_at=deadline_of(Status.RECEIVING),
             spool=spool,
             declared_bytes=declared,
-        )
-
-
-def storage_check(*, tenant_id: int, more: int) -> None:
-    """Raises QuotaExceeded where so many bytes more are too many for the tenant's storage."""
-    quota = Quota.objects.filter(tenant_id=tenant_id).first()
-    if quota is not None:
-        _room_check(quota, more)
-
-
-def _room_check(quota: Quota, more: int) -> None:
-    if quota.storage_bytes_used + more > quota.storage_mb * MIB:
-        raise QuotaExceeded(
-            f"The tenant may store {quota.storage_mb} MiB of images and has {quota.storage_bytes_used // MIB} MiB. "
-            "Delete versions that are not needed, or ask an admin for more."
         )
 
 

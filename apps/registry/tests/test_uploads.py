@@ -22,6 +22,7 @@ from apps.registry.services.tokens import PushRefused, push_token
 from apps.registry.services.versions import version_pushed
 from apps.registry.uploading import upload_work, uploads_clean
 from apps.tenants.models import Membership, Quota
+from apps.tenants.services.tenants import QuotaExceeded
 from tests import archives as make
 from tests.archives import Layout, docker_save, entry, pax, tar_of
 
@@ -369,7 +370,7 @@ def test_storage_is_bounded_when_it_begins_and_before_it_is_pushed(
     world: Any, shop: Repository, registry: FakeRegistry
 ) -> None:
     Quota.objects.filter(tenant=world.acme).update(storage_mb=1, storage_bytes_used=MIB - 100)
-    with pytest.raises(services.QuotaExceeded):
+    with pytest.raises(QuotaExceeded):
         begun(shop, world.alice, declared=200)
     upload = sent(shop, world.alice, tar_of(docker_save()))
     upload_work(upload.pk)

@@ -8,7 +8,7 @@ from rest_framework.test import APIClient
 from apps.core.clock import now
 from apps.deployments.services.rollouts import rollout_start
 from apps.registry.models import Manifest, Part, Version
-from apps.registry.services.descriptions import Description, PartOf, manifest_described
+from apps.registry.services.descriptions import Description, PartOf, describe_claimed, manifest_described
 from apps.tenants.services.tokens import token_create
 
 API = "/api/v1/apps/shop/versions/"
@@ -29,7 +29,8 @@ def _part(letter, size, kind=Part.Kind.LAYER):
 
 def _describe(version, *parts, platform=AMD, kind="image"):
     manifest = Manifest.objects.get(repository_id=version.repository_id, digest=version.digest)
-    manifest_described(
+    assert describe_claimed(manifest_id=manifest.pk)
+    assert manifest_described(
         manifest=manifest,
         description=Description(
             kind=kind,
