@@ -15,8 +15,9 @@ from typing import IO
 
 import structlog
 
-from gateway import diff, render, slots, state
+from gateway import plan, state
 from gateway.dataplane import DataPlane, DataPlaneError
+from gateway.frame import Frame
 from gateway.haproxy import Haproxy
 from gateway.listener import Listener
 from gateway.model import Plane
@@ -58,8 +59,13 @@ class Agent:
         self.counters = Counters(settings.gateway_id)
         self._listener = Listener(settings.log_bind, self.counters)
         self._forgot_at = time.monotonic()
-        frame = render.Frame(
-            settings.http_bind, settings.threads, settings.max_connections, settings.log_bind, settings.gateway_id
+        frame = Frame(
+            http_bind=settings.http_bind,
+            threads=settings.threads,
+            max_connections=settings.max_connections,
+            log_bind=settings.log_bind,
+            gateway=settings.gateway_id,
+            tcp_ports=settings.tcp_ports,
         )
         self._plane = DataPlane(self._haproxy, frame, settings.drain_seconds)
         self._watcher = Watcher(
@@ -182,13 +188,14 @@ class Agent:
 
     def _plan(self) -> None:
         apps = self._wanted.apps
-        self._slots = slots.assign(apps.keys(), self._slots, self._plane.busy_slots())
-        self.counters.assign(self._slots)
-        self._owners = diff.host_owners(apps, self._owners)
-        declared = slots.capacity(
-            self._slots, self._plane.slots, self._settings.spare_slots, max(self._expected, len(apps))
+        planned = plan.plan(
+            apps,
+            plan.Before(self._slots, self._owners, self._plane.busy_slots(), self._plane.slots, self._plane.tcp_slots),
+            spare=self._settings.spare_slots,
+            expected=max(self._expected, len(apps)),
         )
-        self._target = diff.wanted_plane(apps, self._slots, self._owners, declared)
+        self._slots, self._owners, self._target = planned.slots, planned.owners, planned.plane
+        self.counters.assign(self._slots)
         self._planned = self._wanted.revision
         self._unapplied = True
 

@@ -16,7 +16,7 @@ TIMEOUT_SECONDS = 10.0
 # HAProxy reads commands into a 16 KB buffer; several are sent at a time to save round trips.
 BATCH_BYTES = 8_000
 
-_COMMAND = re.compile(r"[A-Za-z0-9@!$#][A-Za-z0-9 ._:/\[\]@!$#-]*")
+_COMMAND = re.compile(r"[A-Za-z0-9@!$#][A-Za-z0-9 ._:/\[\]@!$#*+=~-]*")
 
 
 class CommandError(RuntimeError):

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gateway.contract import Address, ContractError
 from gateway.model import (
+    LEADING,
+    TCP_FIRST,
     AddServer,
-    DropHost,
-    FallAsleep,
+    DropEntry,
     Operation,
     Plane,
     RemoveServer,
     Server,
-    SetHost,
+    SetEntry,
     SetWeight,
-    WakeUp,
+    Table,
     backend_name,
+    slot_of,
 )
-from gateway.render import ASLEEP, ASLEEP_MAP, HOST_MAP, SERVER_OPTIONS
+from gateway.render import server_options
 
 REGISTERED = "New server registered."
 DELETED = "Server deleted."
 
-_SLOT = re.compile(r"s([0-9]{5,})")
 # FMAINT, IMAINT, CMAINT, FDRAIN, IDRAIN, RMAINT (HAProxy 2.6, management guide, `show servers state`).
 _OUT_OF_SERVICE = 0x01 | 0x02 | 0x04 | 0x08 | 0x10 | 0x20
 
@@ -42,7 +42,7 @@ def commands(operation: Operation) -> tuple[str, ...]:
         case AddServer(slot, server):
             name = server_name(slot, server.name)
             return (
-                f"add server {name} {server.address} weight {server.weight:d} {SERVER_OPTIONS}",
+                f"add server {name} {server.address} weight {server.weight:d} {server_options(slot, server)}",
                 f"enable health {name}",
                 f"enable server {name}",
             )
@@ -50,14 +50,10 @@ def commands(operation: Operation) -> tuple[str, ...]:
             return (f"set weight {server_name(slot, name)} {weight:d}",)
         case RemoveServer(slot, name):
             return (f"set server {server_name(slot, name)} state maint",)
-        case SetHost(host, slot, new):
-            return (f"{'add' if new else 'set'} map {HOST_MAP} {host} {backend_name(slot)}",)
-        case DropHost(host):
-            return (f"del map {HOST_MAP} {host}",)
-        case FallAsleep(slot):
-            return (f"add map {ASLEEP_MAP} {backend_name(slot)} {ASLEEP}",)
-        case WakeUp(slot):
-            return (f"del map {ASLEEP_MAP} {backend_name(slot)}",)
+        case SetEntry(table, key, value, new):
+            return (f"{'add' if new else 'set'} map {table} {key} {value}",)
+        case DropEntry(table, key):
+            return (f"del map {table} {key}",)
 
 
 def restore(slot: int, server: Server) -> tuple[str, ...]:
@@ -74,9 +70,9 @@ def end_sessions(slot: int, name: str) -> str:
     return f"shutdown sessions server {server_name(slot, name)}"
 
 
-def hand_over(pid: int) -> str:
+def hand_over(pid: int) -> tuple[str, ...]:
     """For the master: makes a replaced worker hand all further requests to the newest one."""
-    return f"@!{pid:d} clear map {HOST_MAP}"
+    return tuple(f"@!{pid:d} clear map {table}" for table in LEADING)
 
 
 def information(pid: int) -> str:
@@ -101,13 +97,15 @@ class Observed:
     leaving: dict[tuple[int, str], Address]
 
 
-LISTINGS = ("show backend", "show servers state", f"show map {HOST_MAP}", f"show map {ASLEEP_MAP}")
+LISTINGS = ("show backend", "show servers state", *(f"show map {table}" for table in Table))
 
 
-def observe(backends: str, servers: str, hosts: str, sleepers: str) -> Observed:
-    """Raises ContractError for a listing that is not one of ours."""
-    slots = [slot for line in backends.splitlines() if (slot := _slot(line.strip())) is not None]
-    if sorted(slots) != list(range(len(slots))):
+def observe(backends: str, servers: str, *maps: str) -> Observed:
+    """From the answers to LISTINGS. Raises ContractError for one that is not one of ours."""
+    found = [slot for line in backends.splitlines() if (slot := slot_of(line.strip())) is not None]
+    slots = sorted(slot for slot in found if slot < TCP_FIRST)
+    tcp = sorted(slot - TCP_FIRST for slot in found if slot >= TCP_FIRST)
+    if slots != list(range(len(slots))) or tcp != list(range(len(tcp))):
         raise ContractError("the backends are not numbered from 0")
     inside: dict[int, dict[str, Server]] = {}
     leaving: dict[tuple[int, str], Address] = {}
@@ -116,23 +114,19 @@ def observe(backends: str, servers: str, hosts: str, sleepers: str) -> Observed:
             leaving[slot, server.name] = server.address
         else:
             inside.setdefault(slot, {})[server.name] = server
-    names: dict[str, int] = {}
-    for line in hosts.splitlines():
-        words = line.split()
-        if len(words) == 3 and (slot := _slot(words[2])) is not None:
-            names.setdefault(words[1], slot)
-    asleep: set[int] = set()
-    for line in sleepers.splitlines():
-        words = line.split()
-        if len(words) == 3 and (slot := _slot(words[1])) is not None:
-            asleep.add(slot)
-    return Observed(Plane(len(slots), inside, names, frozenset(asleep)), leaving)
+    tables: dict[Table, dict[str, str]] = {}
+    for table, listing in zip(Table, maps, strict=True):
+        for line in listing.splitlines():
+            words = line.split()
+            if len(words) == 3:
+                tables.setdefault(table, {}).setdefault(words[1], words[2])
+    return Observed(Plane(len(slots), inside, tables, len(tcp)), leaving)
 
 
 def _servers(lines: Iterable[str]) -> Iterable[tuple[int, Server, int]]:
     for line in lines:
         words = line.split()
-        if len(words) < 19 or line.startswith("#") or (slot := _slot(words[1])) is None:
+        if len(words) < 19 or line.startswith("#") or (slot := slot_of(words[1])) is None:
             continue
         host = f"[{words[4]}]" if ":" in words[4] else words[4]
         address = Address.parse(f"{host}:{words[18]}")
@@ -149,8 +143,3 @@ def used_connections(listing: str) -> dict[str, int]:
     return {
         words[0].partition("/")[2]: int(words[position]) for words in lines if len(words) > position and words[0] != "#"
     }
-
-
-def _slot(text: str) -> int | None:
-    matched = _SLOT.fullmatch(text)
-    return int(matched[1]) if matched else None

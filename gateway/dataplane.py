@@ -18,6 +18,7 @@ import structlog
 
 from gateway import cli, commands, diff, render
 from gateway.contract import Address, ContractError
+from gateway.frame import Frame, head
 from gateway.haproxy import Haproxy, HaproxyError
 from gateway.model import AddServer, Operation, Plane, RemoveServer, backend_name
 
@@ -47,7 +48,7 @@ class _Leaving:
 
 
 class DataPlane:
-    def __init__(self, haproxy: Haproxy, frame: render.Frame, drain_seconds: float) -> None:
+    def __init__(self, haproxy: Haproxy, frame: Frame, drain_seconds: float) -> None:
         self._haproxy = haproxy
         self._frame = frame
         self._drain_seconds = drain_seconds
@@ -63,6 +64,10 @@ class DataPlane:
     def slots(self) -> int:
         """Declared slots; 0 while HAProxy does not run."""
         return self._applied.slots if self._applied is not None else 0
+
+    @property
+    def tcp_slots(self) -> int:
+        return self._applied.tcp_slots if self._applied is not None else 0
 
     @property
     def exact(self) -> bool:
@@ -87,7 +92,7 @@ class DataPlane:
         if not self._haproxy.adopt():
             return False
         try:
-            if known and self._haproxy.runs_with(render.head(self._frame)):
+            if known and self._haproxy.runs_with(head(self._frame)):
                 self._observe()
             self._hand_over(self._haproxy.workers().old)
         except _BROKEN as error:
@@ -157,7 +162,7 @@ class DataPlane:
         """First brings the worker that will be replaced as near as it gets: it serves on until the end."""
         if self._applied is not None:
             try:
-                self._run(diff.difference(self._applied, _clipped(wanted, self._applied.slots)))
+                self._run(diff.difference(self._applied, diff.clipped(wanted, self._applied)))
             except _BROKEN as error:
                 _log.warning("dataplane.before_reload", error=str(error))
         before = self._haproxy.worker
@@ -306,7 +311,7 @@ class DataPlane:
         for pid in pids:
             try:
                 self._await_stopping(pid)
-                reply = self._ask_worker(commands.hand_over(pid))
+                reply = "".join(self._ask_worker(line) for line in commands.hand_over(pid))
             except cli.CommandError as error:
                 reply = str(error)
             if reply and self._haproxy.lives(pid):
@@ -343,12 +348,3 @@ class DataPlane:
                 del self._doubtful[pid]
             elif now >= until:
                 self._haproxy.end_worker(pid)
-
-
-def _clipped(wanted: Plane, slots: int) -> Plane:
-    return Plane(
-        slots,
-        {slot: servers for slot, servers in wanted.servers.items() if slot < slots},
-        {host: slot for host, slot in wanted.hosts.items() if slot < slots},
-        frozenset(slot for slot in wanted.asleep if slot < slots),
-    )

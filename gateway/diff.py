@@ -2,44 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from gateway.contract import Address
 from gateway.model import (
+    LEADING,
+    TCP_FIRST,
     AddServer,
     AppState,
-    DropHost,
-    FallAsleep,
+    DropEntry,
     Operation,
     Plane,
     RemoveServer,
     Server,
-    SetHost,
+    SetEntry,
     SetWeight,
-    WakeUp,
+    Table,
+    slot_of,
 )
-from gateway.weights import group_weights, server_weights
-
-
-def host_owners(apps: Mapping[str, AppState], previous: Mapping[str, str]) -> dict[str, str]:
-    """Host name -> app. Of two apps that claim one name, the one that has it keeps it, else the first by id.
-
-    The platform lets only one app claim a name; this keeps a fault there from moving somebody's traffic.
-    """
-    owners: dict[str, str] = {}
-    for app in sorted(apps):
-        for host in apps[app].route.domains:
-            if host not in owners or previous.get(host) == app:
-                owners[host] = app
-    return owners
+from gateway.tables import TESTERS, tables
+from gateway.weights import USUAL, group_weights, server_weights
 
 
 def wanted_plane(
-    apps: Mapping[str, AppState], slots: Mapping[str, int], owners: Mapping[str, str], declared: int
+    apps: Mapping[str, AppState],
+    slots: Mapping[str, int],
+    owned: Mapping[str, str],
+    declared: int,
+    declared_tcp: int = 0,
 ) -> Plane:
     """Every app must have a slot. A container that two versions list counts for the first one by name."""
     servers: dict[int, Mapping[str, Server]] = {}
-    asleep: set[int] = set()
     for app, state in apps.items():
         addresses: dict[str, Address] = {}
         names: dict[str, list[str]] = {}
@@ -47,25 +40,34 @@ def wanted_plane(
             fresh = [name for name in sorted(state.instances[tag]) if name not in addresses]
             names[tag] = fresh
             addresses.update({name: state.instances[tag][name] for name in fresh})
-        if addresses:
-            if state.route.groups:
-                weights = group_weights(state.route.groups, addresses)
-            else:
-                weights = server_weights(state.route.weights, names)
-            servers[slots[app]] = {name: Server(name, addresses[name], weights[name]) for name in addresses}
-        elif state.route.policy.get("asleep") is True:
-            asleep.add(slots[app])
-    return Plane(declared, servers, {host: slots[app] for host, app in owners.items()}, frozenset(asleep))
+        if not addresses:
+            continue
+        h2 = state.route.protocol == "h2"
+        if state.route.groups:
+            weights = group_weights(state.route.groups, addresses)
+        else:
+            weights = server_weights(state.route.weights, names)
+        servers[slots[app]] = {name: Server(name, addresses[name], weights[name], h2) for name in addresses}
+        testers = [name for name in state.route.policy.testers if name in addresses]
+        if testers and (canary := slots.get(app + TESTERS)) is not None:
+            servers[canary] = {name: Server(name, addresses[name], USUAL, h2) for name in testers}
+    return Plane(declared, servers, tables(apps, slots, owned, frozenset(servers)), declared_tcp)
 
 
 def difference(applied: Plane, wanted: Plane) -> tuple[Operation, ...]:
     """The operations that turn ``applied`` into ``wanted``, in an order that leaves no gap on the way.
 
-    Host names go first (nobody may reach a slot through a name that it lost), then new servers before old
-    ones leave, weights up before weights down, and a host name points to a slot once its servers are there. An app
-    wakes up when its servers are there, and is asleep once they are gone.
+    What leads to a backend goes first where it leads nowhere any more (nobody may reach a slot through a name that it
+    lost), then new servers before old ones leave, weights up before weights down. What is said of a backend stands
+    before a name leads there, and an app is asleep only once its servers are gone. A name that goes from one table to
+    another stands in both for a moment.
     """
-    drops: list[Operation] = [DropHost(host) for host in sorted(applied.hosts.keys() - wanted.hosts.keys())]
+    here = {key for table in LEADING for key in map(_bare, wanted.table(table))}
+    drops: list[Operation] = []
+    moved: list[Operation] = []
+    for table in LEADING:
+        for key in sorted(applied.table(table).keys() - wanted.table(table).keys()):
+            (moved if _bare(key) in here else drops).append(DropEntry(table, key))
     replaced: list[Operation] = []
     added: list[Operation] = []
     raised: list[Operation] = []
@@ -82,17 +84,53 @@ def difference(applied: Plane, wanted: Plane) -> tuple[Operation, ...]:
                 added.append(AddServer(slot, new))
             elif old.weight != new.weight:
                 (raised if new.weight > old.weight else lowered).append(SetWeight(slot, name, new.weight))
-    hosts: list[Operation] = [
-        SetHost(host, slot, new=host not in applied.hosts)
-        for host, slot in sorted(wanted.hosts.items())
-        if applied.hosts.get(host) != slot
-    ]
-    woken = [WakeUp(slot) for slot in sorted(applied.asleep - wanted.asleep)]
-    slept = [FallAsleep(slot) for slot in sorted(wanted.asleep - applied.asleep)]
-    return (*drops, *replaced, *added, *raised, *lowered, *woken, *hosts, *removed, *slept)
+    leads = [one for table in LEADING for one in _entries(table, applied, wanted)]
+    said: list[Operation] = []
+    slept: list[Operation] = []
+    for table in Table:
+        if table not in LEADING:
+            (slept if table == Table.ASLEEP else said).extend(_entries(table, applied, wanted))
+            gone = sorted(applied.table(table).keys() - wanted.table(table).keys())
+            said.extend(DropEntry(table, key) for key in gone)
+    return (*drops, *replaced, *added, *raised, *lowered, *said, *leads, *moved, *removed, *slept)
+
+
+def _entries(table: Table, applied: Plane, wanted: Plane) -> Iterator[SetEntry]:
+    have = applied.table(table)
+    for key, value in sorted(wanted.table(table).items()):
+        if have.get(key) != value:
+            yield SetEntry(table, key, value, new=key not in have)
+
+
+def _bare(key: str) -> str:
+    """The host name of a key, or the port."""
+    return key.partition("/")[0]
 
 
 def fits(applied: Plane, wanted: Plane) -> bool:
     """Whether run-time operations are enough: every slot in use is declared in the running HAProxy."""
-    used = max((*wanted.servers, *wanted.hosts.values(), *wanted.asleep), default=-1)
-    return used < applied.slots and wanted.slots <= applied.slots
+    used = {*wanted.servers, *(slot_of(name) for table in LEADING for name in wanted.table(table).values())}
+    declared = wanted.slots <= applied.slots and wanted.tcp_slots <= applied.tcp_slots
+    return declared and all(slot is not None and _is_declared(slot, applied) for slot in used)
+
+
+def _is_declared(slot: int, plane: Plane) -> bool:
+    return slot < plane.slots if slot < TCP_FIRST else slot - TCP_FIRST < plane.tcp_slots
+
+
+def clipped(wanted: Plane, running: Plane) -> Plane:
+    """What of a wanted plane a running HAProxy can be brought to, with the slots that it has."""
+    return Plane(
+        running.slots,
+        {slot: servers for slot, servers in wanted.servers.items() if _is_declared(slot, running)},
+        {
+            table: {key: value for key, value in entries.items() if _can_stand(table, value, running)}
+            for table, entries in wanted.tables.items()
+        },
+        running.tcp_slots,
+    )
+
+
+def _can_stand(table: Table, value: str, plane: Plane) -> bool:
+    slot = slot_of(value) if table in (*LEADING, Table.CANARY) else None
+    return slot is None or _is_declared(slot, plane)

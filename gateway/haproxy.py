@@ -15,7 +15,7 @@ from pathlib import Path
 
 import structlog
 
-from gateway import cli, processes, render
+from gateway import cli, frame, processes, render
 from gateway.state import write_atomically
 
 START_SECONDS = 30.0
@@ -88,7 +88,7 @@ class Haproxy:
             if output.tell() > LOG_BYTES:
                 output.truncate(0)
             self._child = subprocess.Popen(
-                [str(self._binary), "-W", "-S", f"unix@{render.MASTER_SOCKET},mode,600", "-f", str(self._config)],
+                [str(self._binary), "-W", "-S", f"unix@{frame.MASTER_SOCKET},mode,600", "-f", str(self._config)],
                 cwd=self._directory,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -129,7 +129,7 @@ class Haproxy:
 
     def talk(self) -> cli.Conversation:
         """A conversation with the current worker. Raises CommandError."""
-        conversation = cli.worker(self._sockets, render.ADMIN_SOCKET)
+        conversation = cli.worker(self._sockets, frame.ADMIN_SOCKET)
         pid = _worker_of(conversation)
         if pid != self.worker:
             conversation.close()
@@ -137,7 +137,7 @@ class Haproxy:
         return conversation
 
     def talk_to_master(self) -> cli.Conversation:
-        return cli.master(self._sockets, render.MASTER_SOCKET)
+        return cli.master(self._sockets, frame.MASTER_SOCKET)
 
     def stop(self, seconds: float) -> None:
         """Lets requests finish for that long, then ends every process of ours."""
@@ -187,7 +187,7 @@ class Haproxy:
         """The master closes the connection after a command once our half is closed."""
         deadline = time.monotonic() + seconds
         try:
-            with self._sockets.connect(render.MASTER_SOCKET, seconds) as connection:
+            with self._sockets.connect(frame.MASTER_SOCKET, seconds) as connection:
                 connection.sendall(f"{command}\n".encode("ascii"))
                 connection.shutdown(1)
                 reply = b""

@@ -5,8 +5,10 @@ Pure values; the operations at the end are the only ways in which a running data
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from gateway.contract import Address, Route
 
@@ -26,24 +28,67 @@ class AppState:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Server:
-    """A server line: the name is the container id, the weight is HAProxy's (0 to 256)."""
+    """A server line: the name is the container id, the weight is HAProxy's (0 to 256).
+
+    ``h2``: it speaks HTTP/2 without TLS. HAProxy does not tell, so it does not count where two are compared; an app
+    that changes it gets new instances by it.
+    """
 
     name: str
     address: Address
     weight: int
+    h2: bool = field(default=False, compare=False)
+
+
+class Table(StrEnum):
+    """HAProxy's maps, by file name. All that is looked up for a request stands in one of them: key -> value, of words.
+
+    ``HOST`` and ``PLACE`` lead to a backend: a name, or a wildcard; a name, a path prefix and a slash. ``PORT`` and
+    ``PASSTHROUGH`` lead to one of TCP. All others say something of a backend, and have its name in front of the key.
+    """
+
+    HOST = "host.map"
+    PLACE = "place.map"
+    PORT = "port.map"
+    PASSTHROUGH = "passthrough.map"
+    #: Letters that switch rules on; see gateway.tables.
+    POLICY = "policy.map"
+    ASLEEP = "asleep.map"
+    CHALLENGE = "challenge.map"
+    CANARY = "canary.map"
+    DENY = "deny.map"
+    ALLOW = "allow.map"
+    SALT = "salt.map"
+    PERSON = "person.map"
+    APP_RATE = "app-rate.map"
+    CLIENT_RATE = "client-rate.map"
+    BODY = "body.map"
+    HEADER = "header.map"
+    HOLD = "hold.map"
+    TIMEOUT = "timeout.map"
+    HSTS = "hsts.map"
+
+
+#: By these a request finds its backend. An order matters only between them and all else.
+LEADING = (Table.HOST, Table.PLACE, Table.PORT, Table.PASSTHROUGH)
+Tables = Mapping[Table, Mapping[str, str]]
+#: Backends of TCP are numbered from here on.
+TCP_FIRST = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Plane:
-    """What HAProxy holds: ``slots`` backends s00000.., servers of the used ones, and host name -> slot.
-
-    ``asleep``: slots of apps that are scaled to zero instances; they have no servers, and a page that says why.
+    """What HAProxy holds: ``slots`` backends s00000.., ``tcp_slots`` backends t00000.., servers of the used ones by the
+    number of the slot (TCP's from TCP_FIRST on), and tables; one that is left out is empty.
     """
 
     slots: int
     servers: Mapping[int, Mapping[str, Server]] = field(default_factory=dict)
-    hosts: Mapping[str, int] = field(default_factory=dict)
-    asleep: frozenset[int] = frozenset()
+    tables: Tables = field(default_factory=dict)
+    tcp_slots: int = 0
+
+    def table(self, name: Table) -> Mapping[str, str]:
+        return self.tables.get(name, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,31 +117,34 @@ class RemoveServer:
 
 
 @dataclass(frozen=True, slots=True)
-class SetHost:
+class SetEntry:
     """``new`` tells `add map` from `set map`: HAProxy accepts a second `add` of a key, and the first wins."""
 
-    host: str
-    slot: int
+    table: Table
+    key: str
+    value: str
     new: bool
 
 
 @dataclass(frozen=True, slots=True)
-class DropHost:
-    host: str
+class DropEntry:
+    table: Table
+    key: str
 
 
-@dataclass(frozen=True, slots=True)
-class FallAsleep:
-    slot: int
-
-
-@dataclass(frozen=True, slots=True)
-class WakeUp:
-    slot: int
-
-
-Operation = AddServer | SetWeight | RemoveServer | SetHost | DropHost | FallAsleep | WakeUp
+Operation = AddServer | SetWeight | RemoveServer | SetEntry | DropEntry
 
 
 def backend_name(slot: int) -> str:
-    return f"s{slot:05d}"
+    return f"s{slot:05d}" if slot < TCP_FIRST else f"t{slot - TCP_FIRST:05d}"
+
+
+_BACKEND = re.compile(r"([st])([0-9]{5,6})")
+
+
+def slot_of(backend: str) -> int | None:
+    """The number behind a backend's name; None for a backend that is no slot."""
+    found = _BACKEND.fullmatch(backend)
+    if found is None:
+        return None
+    return int(found[2]) + (TCP_FIRST if found[1] == "t" else 0)

@@ -16,6 +16,7 @@ from gateway import contract
 # HAProxy needs two descriptors for each connection, and some for listeners, checks and its own sockets.
 RESERVED_DESCRIPTORS = 1024
 MOST_CONNECTIONS = 50_000
+MOST_TCP_PORTS = 10_000
 
 _SAFE_PATH = re.compile(r"/[A-Za-z0-9._/+@~-]*")
 _ZOOKEEPER = re.compile(r"[A-Za-z0-9.-]+:[0-9]{1,5}|\[[0-9A-Fa-f:]+\]:[0-9]{1,5}")
@@ -30,6 +31,7 @@ class SettingsError(ValueError):
 class Settings:
     """All times are in seconds. ``zookeeper_credential`` is ``user:password`` and is never shown.
 
+    ``tcp_ports``: first and last of those for apps of TCP.
     ``stats_advertise``: where the platform reads counters, ``IP:port``; empty where it cannot.
     """
 
@@ -51,6 +53,7 @@ class Settings:
     drain_seconds: float = 30.0
     stop_seconds: float = 2.0
     keep_haproxy: bool = False
+    tcp_ports: tuple[int, int] | None = None
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Settings:
@@ -75,6 +78,7 @@ class Settings:
             drain_seconds=read.number("BERTH_GATEWAY_DRAIN_SECONDS", 30, 0, 3600),
             stop_seconds=read.number("BERTH_GATEWAY_STOP_SECONDS", 2, 0, 600),
             keep_haproxy=read.flag("BERTH_GATEWAY_KEEP_HAPROXY"),
+            tcp_ports=read.ports("BERTH_GATEWAY_TCP_PORTS"),
         )
 
 
@@ -156,6 +160,16 @@ class _Reader:
         if not least <= number <= most:
             raise SettingsError(f"{name}: a number from {least:g} to {most:g} is expected")
         return number
+
+    def ports(self, name: str) -> tuple[int, int] | None:
+        value = self.environ.get(name, "").strip()
+        if not value:
+            return None
+        found = re.fullmatch(r"([1-9][0-9]{0,4})-([1-9][0-9]{0,4})", value)
+        first, last = (int(found[1]), int(found[2])) if found else (1, 0)
+        if not first <= last <= 65535 or last - first >= MOST_TCP_PORTS:
+            raise SettingsError(f"{name}: FIRST-LAST is expected, e.g. 20000-20099, {MOST_TCP_PORTS} ports at most")
+        return first, last
 
     def flag(self, name: str) -> bool:
         try:

@@ -8,19 +8,22 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from math import ceil
 
+from gateway.model import TCP_FIRST
+
 SPARE_SHARE = 0.25
 FREE_SHARE = 0.05
 
 
-def assign(apps: Collection[str], previous: Mapping[str, int], busy: Collection[int]) -> dict[str, int]:
+def assign(apps: Collection[str], previous: Mapping[str, int], busy: Collection[int], first: int = 0) -> dict[str, int]:
     """Each app keeps its slot; a new app takes the lowest free one, past the declared ones if need be.
 
     A slot that an app has only now left, or that still holds servers (``busy``), is not given away yet: for
-    a moment one app's host names could otherwise reach another app's instances.
+    a moment one app's host names could otherwise reach another app's instances. ``first``: TCP's begin there, HTTP's at
+    0; one of the other kind is none of an app's.
     """
-    kept = {app: previous[app] for app in apps if app in previous}
+    kept = {app: previous[app] for app in apps if app in previous and (previous[app] >= TCP_FIRST) == bool(first)}
     taken = set(previous.values()) | set(busy)
-    slot = 0
+    slot = first
     for app in sorted(set(apps) - kept.keys()):
         while slot in taken:
             slot += 1

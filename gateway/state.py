@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
 
-from gateway.contract import Address, ContractError, Route, app_id, container_id, host_name, version
-from gateway.model import AppState
+from gateway.contract import Address, ContractError, Route, app_id, container_id, version
+from gateway.model import TCP_FIRST, AppState
+from gateway.tables import TESTERS
 
 FORMAT = 1
+_CLAIM = re.compile(r"[A-Za-z0-9.*:/_~-]{1,900}")
 _log = structlog.get_logger(__name__)
 
 
@@ -26,7 +29,7 @@ class Saved:
     """``seen``: the zxid that the state may reflect; a ZooKeeper server of this epoch behind it is not believed.
 
     ``slots``: app -> backend number, so that a restarted agent agrees with the HAProxy that it adopts.
-    ``owners``: host name -> app.
+    ``owners``: claim -> app (gateway.tables).
     """
 
     epoch: str = ""
@@ -105,7 +108,9 @@ def _parse(body: dict[str, object]) -> Saved:
         raise ContractError("epoch and seen")
     if not isinstance(slots, dict) or not isinstance(owners, dict) or not isinstance(apps, dict):
         raise ContractError("slots, owners and apps")
-    if not all(type(slot) is int and 0 <= slot <= 99_999 for slot in slots.values()):
+    if not all(
+        type(slot) is int and 0 <= slot % TCP_FIRST <= 99_999 and slot < 2 * TCP_FIRST for slot in slots.values()
+    ):
         raise ContractError("slots are numbers")
     if len(set(slots.values())) != len(slots):
         raise ContractError("two apps in one slot")
@@ -113,9 +118,20 @@ def _parse(body: dict[str, object]) -> Saved:
         epoch=epoch,
         seen=seen,
         apps={app_id(app): _app(app, state) for app, state in apps.items()},
-        slots={app_id(app): slot for app, slot in slots.items()},
-        owners={host_name(host): app_id(app) for host, app in owners.items()},
+        slots={_app_or_testers(name): slot for name, slot in slots.items()},
+        owners={_claim(claim): app_id(app) for claim, app in owners.items()},
     )
+
+
+def _claim(text: str) -> str:
+    if not _CLAIM.fullmatch(text):
+        raise ContractError(f"not a claim: {text[:80]!r}")
+    return text
+
+
+def _app_or_testers(name: str) -> str:
+    app_id(name.removesuffix(TESTERS))
+    return name
 
 
 def _app(app: str, state: dict[str, dict[str, dict[str, str]]]) -> AppState:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from gateway import contract
 from gateway.contract import ANSWER_BOUNDS_MS, ANSWER_BUCKETS, STATUS_CLASSES, AppTraffic, ContainerTraffic
 from gateway.model import backend_name
+from gateway.tables import TESTERS
 
 LOG_FORMAT = "%b %s %ST %Tc %Tr %Ta %rc %ts"
 FIELDS = 9
@@ -78,12 +79,13 @@ class Counters:
         """Which app has which slot from now on. A slot that nobody has now stays with its last owner, whose last
         requests are still to end."""
         with self._lock:
-            self._slots.update({backend_name(slot).encode(): app for app, slot in slots.items()})
-            for app in slots.keys() - self._apps.keys():
+            self._slots.update({backend_name(slot).encode(): _whose(name) for name, slot in slots.items()})
+            apps = {_whose(name) for name in slots}
+            for app in apps - self._apps.keys():
                 self._apps[app] = _App()
             now = self._clock()
             for app, counted in self._apps.items():
-                if app in slots:
+                if app in apps:
                     counted.left = None
                 elif counted.left is None:
                     counted.left = now
@@ -224,3 +226,8 @@ class Counters:
     def _drop(self, name: bytes, counted: _Container) -> None:
         del self._containers[name]
         del self._apps[counted.app].containers[name]
+
+
+def _whose(name: str) -> str:
+    """The app of a slot: those who test its canary are its visitors."""
+    return name.removesuffix(TESTERS)

@@ -200,13 +200,13 @@ class Publisher:
         weights: Mapping[str, int] | None = None,
         domains: tuple[str, ...] | None = None,
         groups: tuple[contract.Group, ...] = (),
-        policy: Mapping[str, object] | None = None,
+        policy: contract.Policy | None = None,
     ) -> int:
         """Returns the transaction's zxid."""
         self._revision += 1
         shares = weights if weights is not None else dict.fromkeys(versions, 100)
         names = domains or (f"{app}.test",)
-        route = contract.Route(app, self._revision, names, shares, policy or {}, groups)
+        route = contract.Route(app, self._revision, names, shares, policy or contract.Policy(), groups)
         change = self.client.transaction()
         base = contract.app_address_path(app)
         have = {tag: set(self._children(f"{base}/{tag}")) for tag in self._children(base)}

@@ -10,47 +10,58 @@ from hypothesis import strategies as st
 
 from gateway import slots
 from gateway.commands import commands, observe, used_connections
-from gateway.contract import Address, Group, Route
-from gateway.diff import difference, fits, host_owners, wanted_plane
+from gateway.contract import Address, Group, Policy, Route
+from gateway.diff import difference, fits, wanted_plane
 from gateway.model import (
     AddServer,
     AppState,
-    DropHost,
-    FallAsleep,
+    DropEntry,
     Operation,
     Plane,
     RemoveServer,
     Server,
-    SetHost,
+    SetEntry,
     SetWeight,
-    WakeUp,
+    Table,
 )
+from gateway.tables import owners
 
 _names = st.sampled_from([f"{number:012x}" for number in range(6)])
 _addresses = st.builds(Address, st.sampled_from(["10.0.0.1", "::1"]), st.integers(1, 3))
 _servers = st.dictionaries(_names, st.tuples(_addresses, st.integers(0, 256)), min_size=1)
-_hosts = st.dictionaries(st.sampled_from(["a.test", "b.test", "c.test"]), st.integers(0, 3))
+_names_of_slots = st.sampled_from([f"s{number:05d}" for number in range(4)])
+_tables = st.fixed_dictionaries(
+    {},
+    optional={
+        Table.HOST: st.dictionaries(st.sampled_from(["a.test", "b.test", "*.test"]), _names_of_slots, min_size=1),
+        Table.PLACE: st.dictionaries(st.sampled_from(["a.test/", "a.test/x/", "*.test/"]), _names_of_slots, min_size=1),
+        Table.POLICY: st.dictionaries(_names_of_slots, st.sampled_from(["m", "da", "b"]), min_size=1),
+        Table.DENY: st.dictionaries(st.sampled_from(["s00000/8/0A", "s00001/32/FD00"]), st.just("1"), min_size=1),
+    },
+)
 _planes = st.builds(
-    lambda inside, hosts, asleep: Plane(
+    lambda inside, tables, asleep: Plane(
         4,
         {
             slot: {name: Server(name, address, weight) for name, (address, weight) in servers.items()}
             for slot, servers in inside.items()
         },
-        hosts,
-        frozenset(asleep - inside.keys()),
+        tables | ({Table.ASLEEP: dict.fromkeys(sleepers, "1")} if (sleepers := _named(asleep - inside.keys())) else {}),
     ),
     st.dictionaries(st.integers(0, 3), _servers),
-    _hosts,
+    _tables,
     st.sets(st.integers(0, 3)),
 )
+
+
+def _named(slots_: Iterable[int]) -> list[str]:
+    return [f"s{slot:05d}" for slot in slots_]
 
 
 def _apply(plane: Plane, operations: Iterable[Operation]) -> Plane:
     """HAProxy as a model: it refuses what the real one refuses."""
     servers = {slot: dict(inside) for slot, inside in plane.servers.items()}
-    hosts = dict(plane.hosts)
-    asleep = set(plane.asleep)
+    tables = {table: dict(entries) for table, entries in plane.tables.items()}
     for operation in operations:
         match operation:
             case AddServer(slot, server):
@@ -60,18 +71,14 @@ def _apply(plane: Plane, operations: Iterable[Operation]) -> Plane:
                 servers[slot][name] = Server(name, servers[slot][name].address, weight)
             case RemoveServer(slot, name):
                 del servers[slot][name]
-            case SetHost(host, slot, new):
-                assert (host not in hosts) == new
-                hosts[host] = slot
-            case DropHost(host):
-                del hosts[host]
-            case FallAsleep(slot):
-                assert not servers.get(slot)
-                assert slot not in asleep
-                asleep.add(slot)
-            case WakeUp(slot):
-                asleep.remove(slot)
-    return Plane(plane.slots, {slot: inside for slot, inside in servers.items() if inside}, hosts, frozenset(asleep))
+            case SetEntry(table, key, value, new):
+                assert table != Table.ASLEEP or not servers.get(int(key[1:]))
+                assert (key not in tables.setdefault(table, {})) == new
+                tables[table][key] = value
+            case DropEntry(table, key):
+                del tables[table][key]
+    left = {table: entries for table, entries in tables.items() if entries}
+    return Plane(plane.slots, {slot: inside for slot, inside in servers.items() if inside}, left)
 
 
 @given(_planes, _planes)
@@ -105,9 +112,9 @@ def _app(app: str, *domains: str, instances: dict[str, dict[str, Address]] | Non
 
 def test_a_host_name_stays_with_the_app_that_has_it() -> None:
     apps = {"alpha": _app("alpha", "www.test"), "beta": _app("beta", "www.test", "b.test")}
-    assert host_owners(apps, {}) == {"www.test": "alpha", "b.test": "beta"}
-    assert host_owners(apps, {"www.test": "beta"})["www.test"] == "beta"
-    assert host_owners(apps, {"www.test": "gone"})["www.test"] == "alpha"
+    assert owners(apps, {}) == {"www.test": "alpha", "b.test": "beta"}
+    assert owners(apps, {"www.test": "beta"})["www.test"] == "beta"
+    assert owners(apps, {"www.test": "gone"})["www.test"] == "alpha"
 
 
 def test_a_container_in_two_versions_counts_once() -> None:
@@ -126,14 +133,13 @@ def test_groups_count_instead_of_versions_where_there_are_any() -> None:
 
 
 def test_an_app_is_asleep_only_while_it_has_no_servers_and_its_route_says_so() -> None:
-    def asleep(policy: dict[str, object], *names: str) -> frozenset[int]:
+    def asleep(policy: Policy, *names: str) -> dict[str, str]:
         instances = {"1.0": {name: Address("10.0.0.1", 80) for name in names}} if names else {}
         state = AppState(Route("shop", 1, (), {"1.0": 100}, policy), instances)
-        return wanted_plane({"shop": state}, {"shop": 3}, {}, 4).asleep
+        return dict(wanted_plane({"shop": state}, {"shop": 3}, {}, 4).table(Table.ASLEEP))
 
-    assert asleep({"asleep": True}) == {3}
-    assert asleep({"asleep": True}, "0123456789ab") == frozenset()
-    assert asleep({}) == asleep({"asleep": False}) == asleep({"asleep": "yes"}) == frozenset()
+    assert asleep(Policy(asleep=True)) == {"s00003": "1"}
+    assert asleep(Policy(asleep=True), "0123456789ab") == asleep(Policy()) == {}
 
 
 def test_apps_keep_their_slots_and_new_ones_get_clean_ones() -> None:
@@ -171,10 +177,10 @@ def test_slots_are_declared_ahead(used: int, declared: int, expected: int, wante
 
 
 def test_a_plane_with_more_slots_does_not_fit() -> None:
-    assert fits(Plane(4), Plane(4, hosts={"a.test": 3}))
-    assert not fits(Plane(4), Plane(4, hosts={"a.test": 4}))
+    assert fits(Plane(4), Plane(4, tables={Table.HOST: {"a.test": "s00003"}}))
+    assert not fits(Plane(4), Plane(4, tables={Table.HOST: {"a.test": "s00004"}}))
     assert not fits(Plane(4), Plane(5))
-    assert not fits(Plane(4), Plane(4, asleep=frozenset({4})))
+    assert not fits(Plane(4, tcp_slots=1), Plane(4, tables={Table.PORT: {"20000": "t00001"}}, tcp_slots=1))
 
 
 SERVERS = """1
@@ -188,9 +194,9 @@ check_result check_health check_state agent_state bk_f srv_f fqdn srv_port
 
 
 def test_listings_become_a_plane() -> None:
-    observed = observe(
-        "# name\nnewest\ns00000\ns00001\n", SERVERS, "0x55 a.test s00001\n0x56 b.test s00000\n", "0x57 s00001 1\n"
-    )
+    said = {Table.HOST: "0x55 a.test s00001\n0x56 b.test s00000\n", Table.ASLEEP: "0x57 s00001 1\n"}
+    listings = [said.get(table, "") for table in Table]
+    observed = observe("# name\nnewest\ns00000\ns00001\nt00000\n", SERVERS, *listings)
     assert observed.plane == Plane(
         2,
         {
@@ -199,8 +205,8 @@ def test_listings_become_a_plane() -> None:
                 "bbbbbbbbbbbb": Server("bbbbbbbbbbbb", Address("::1", 18082), 7),
             }
         },
-        {"a.test": 1, "b.test": 0},
-        frozenset({1}),
+        {Table.HOST: {"a.test": "s00001", "b.test": "s00000"}, Table.ASLEEP: {"s00001": "1"}},
+        1,
     )
     assert observed.leaving == {(1, "cccccccccccc"): Address("127.0.0.1", 18083)}
 

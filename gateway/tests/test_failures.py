@@ -14,9 +14,10 @@ from kazoo.client import KazooClient
 
 from gateway import contract
 from gateway.contract import Address
+from gateway.frame import Frame
 from gateway.haproxy import Haproxy, HaproxyError
 from gateway.model import Plane
-from gateway.render import Frame, configuration, maps
+from gateway.render import configuration, maps
 from gateway.tests.parts import GATEWAY, App, Gateway, Load, Publisher, until
 from gateway.tests.zookeeper import ZooKeeper, free_port
 

@@ -122,13 +122,13 @@ def test_an_app_that_is_scaled_to_zero_says_so_until_it_has_an_instance(
     client = Client(gateway.port)
     publisher.await_served(publisher.publish("shop", {"1.0": _instances(one)}))
     worker = gateway.status()["haproxy_worker_pid"]
-    publisher.await_served(publisher.publish("shop", {}, {"1.0": 100}, policy={"asleep": True}))
+    publisher.await_served(publisher.publish("shop", {}, {"1.0": 100}, policy=contract.Policy(asleep=True)))
     status, body, headers = client.fetch("shop.test")
     assert (status, headers["retry-after"], headers["cache-control"]) == (503, "60", "no-store")
     assert headers["content-type"] == "text/html; charset=utf-8"
     assert "scaled to zero instances" in body
     # An instance that is still there, or there again, answers whatever the policy says.
-    publisher.await_served(publisher.publish("shop", {"1.0": _instances(one)}, policy={"asleep": True}))
+    publisher.await_served(publisher.publish("shop", {"1.0": _instances(one)}, policy=contract.Policy(asleep=True)))
     assert client.get("shop.test") == (200, "one")
     publisher.await_served(publisher.publish("shop", {}, {"1.0": 100}))
     assert "Not available right now" in client.get("shop.test")[1]
@@ -136,7 +136,7 @@ def test_an_app_that_is_scaled_to_zero_says_so_until_it_has_an_instance(
 
 
 def test_an_app_sleeps_on_over_a_restart_of_haproxy(gateway: Gateway, publisher: Publisher, make_app: Make) -> None:
-    publisher.await_served(publisher.publish("shop", {}, {"1.0": 100}, policy={"asleep": True}))
+    publisher.await_served(publisher.publish("shop", {}, {"1.0": 100}, policy=contract.Policy(asleep=True)))
     killed = gateway.status()["haproxy_pid"]
     os.kill(killed, signal.SIGKILL)
     until(lambda: gateway.status().get("haproxy_pid") not in (0, killed), "HAProxy is back", 10)

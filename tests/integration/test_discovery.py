@@ -99,10 +99,10 @@ def test_a_publication_writes_exactly_its_nodes_and_the_next_one_only_the_differ
 def test_shares_of_releases_and_the_policy_stand_in_the_route(server, publisher):
     env, _ = server
     groups = ((90, (A.container_id,)), (10, (B.container_id,)))
-    first = publisher.publish("shop", lambda: replace(BASE, groups=groups, policy={"asleep": False}))
+    first = publisher.publish("shop", lambda: replace(BASE, groups=groups, policy=contract.Policy(asleep=True)))
     route = contract.Route.from_json(_tree(env)["/caas/service/route/shop"].encode())
     assert route.groups == (contract.Group(90, (A.container_id,)), contract.Group(10, (B.container_id,)))
-    assert route.policy == {"asleep": False}
+    assert route.policy.asleep
     # A change of shares alone is a publication; the same once more is none.
     second = publisher.publish("shop", lambda: replace(BASE, groups=groups))
     assert second.zxid > first.zxid

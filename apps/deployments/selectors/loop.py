@@ -18,6 +18,7 @@ from apps.core.leases import free
 from apps.deployments.models import App, Gateway, Instance, Release, ReplicaSet, Rollout
 from apps.hosts.models import Host
 from apps.tenants.models import Tenant
+from gateway.contract import Policy
 
 #: An instance that lived this long has settled: its end starts no back-off. Seconds.
 SETTLED_S = 300
@@ -38,7 +39,7 @@ class Publication:
     """What should be routed for one app, as of ``wanted`` (App.route_wanted).
 
     ``groups``: a share (0 to 100) and the container ids that get it together; where there are any, gateways go by them
-    instead of ``weights``. ``policy``: see contract.Route.
+    instead of ``weights``. ``policy``: see gateway.contract.
     """
 
     app: str
@@ -47,7 +48,7 @@ class Publication:
     weights: dict[str, int]
     instances: tuple[Published, ...]
     groups: tuple[tuple[int, tuple[str, ...]], ...] = ()
-    policy: Mapping[str, object] = field(default_factory=dict)
+    policy: Policy = field(default_factory=Policy)
 
 
 def publication_of(app_id: int) -> Publication | None:
@@ -103,7 +104,7 @@ def _shares(app_id: int, rows: list[tuple[str, str, str, int, int, int]]) -> dic
         "weights": {tag: min(100, sum(sets.values())) for tag, sets in shared.items()},
         "instances": tuple(published),
         "groups": tuple((share_of[pk], tuple(sorted(ids))) for pk, ids in sorted(groups.items())) if mixed else (),
-        "policy": {} if rows or not _asleep(app_id) else {"asleep": True},
+        "policy": Policy(asleep=not rows and _asleep(app_id)),
     }
 
 
