@@ -1,4 +1,4 @@
-"""Follows ZooKeeper and says up to which transaction everything was delivered. The only home of kazoo here.
+"""Follows ZooKeeper and says up to which transaction everything was delivered.
 
 Why an acknowledgement is exact (read in kazoo 2.11, protocol/connection.py and handlers/threading.py):
 - One thread reads the connection. It queues a watch's callback when it reads the event, and raises
@@ -23,16 +23,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
-from kazoo.client import KazooClient
-from kazoo.exceptions import KazooException, NoAuthError, NoNodeError
-from kazoo.handlers.threading import KazooTimeoutError
+from kazoo.exceptions import NoNodeError
 from kazoo.protocol.states import Callback, EventType, KazooState, WatchedEvent
-from kazoo.retry import KazooRetry
-from kazoo.security import make_acl, make_digest_acl
 
 from gateway import contract
-from gateway.reading import parse
 from gateway.wanted import Reading
+from gateway.watcher.apps import read_apps
+from gateway.watcher.client import end_client, make_client
+from gateway.watcher.node import UNREACHABLE, Node
 
 CHUNK_APPS = 200
 RESYNC_APPS_PER_SECOND = 100
@@ -40,7 +38,6 @@ IDLE_ACK_SECONDS = 5.0
 RETRY_SECONDS = 1.0
 
 _log = structlog.get_logger(__name__)
-_UNREACHABLE = (KazooException, KazooTimeoutError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +84,6 @@ class Watcher:
     ) -> None:
         self._hosts = hosts
         self._credential = credential
-        self._gateway = gateway
-        self._stats = stats
         self._session_seconds = session_seconds
         self._resync_seconds = resync_seconds
         self._inbox: queue.SimpleQueue[_Fence | tuple[str, str] | None] = queue.SimpleQueue()
@@ -113,32 +108,19 @@ class Watcher:
         self._checked_at = 0.0
         self._to_check: list[str] = []
         # The acknowledgement.
-        self.served = 0
+        self._node = Node(gateway, stats, session_seconds)
         self._news = self._owed = False
-        self._unwritten = False
-        self._write_at = 0.0
-        self._write_error = ""
-        self._own_zxid = 0
-        self._acknowledged_at = 0.0
         self.last_error = ""
+
+    @property
+    def served(self) -> int:
+        return self._node.served
 
     # Life
 
     def start(self) -> None:
         """Returns at once; kazoo connects, and connects again, for ever in the background."""
-        user, _, password = self._credential.partition(":")
-        # The node holds no secret, and the publisher's user is not our business: anybody may read it.
-        acl = [
-            make_digest_acl(user, password, all=True),
-            make_acl("world", "anyone", read=True),
-        ]
-        client = KazooClient(
-            hosts=self._hosts,
-            timeout=self._session_seconds,
-            auth_data=[("digest", self._credential)],
-            default_acl=acl,
-            connection_retry=KazooRetry(max_tries=-1, delay=0.1, max_delay=2.0),
-        )
+        client = make_client(self._hosts, self._credential, self._session_seconds)
         self._lost_at = time.monotonic()
         self._client = client
 
@@ -153,7 +135,7 @@ class Watcher:
         """Ends the session, which removes the gateway's node. Waits at most a few seconds."""
         client, self._client = self._client, None
         if client is not None:
-            ending = threading.Thread(target=_end, args=(client,), daemon=True)
+            ending = threading.Thread(target=end_client, args=(client,), daemon=True)
             ending.start()
             ending.join(5)
 
@@ -194,7 +176,7 @@ class Watcher:
             return Update()
         try:
             return self._read_on(now)
-        except _UNREACHABLE as error:
+        except UNREACHABLE as error:
             self._trouble("zookeeper.read_failed", error)
             return Update()
 
@@ -236,7 +218,7 @@ class Watcher:
         self._dirty.clear()
         self._refused.clear()
         self._fence, self._fence_out = None, False
-        self._needs_epoch = self._needs_list = self._news = self._unwritten = True
+        self._needs_epoch = self._needs_list = self._news = self._node.unwritten = True
         self._synced = False
         self._retry_at = self._checked_at = 0.0
         self._epoch_mark, self._list_mark = self._mark("epoch"), self._mark("list")
@@ -247,7 +229,7 @@ class Watcher:
     def _read_on(self, now: float) -> Update:
         if self._needs_epoch and not self._read_epoch():
             return Update()
-        if self._unwritten and now >= self._write_at:
+        if self._node.unwritten and now >= self._node.write_at:
             self._publish(self.served)
         listed = None
         if self._epoch is not None and self._needs_list:
@@ -315,7 +297,7 @@ class Watcher:
             self._needs_list, self._synced = there is not None, False
             self._trouble("zookeeper.empty", "there are no routes; the last good state stays")
             return None
-        except _UNREACHABLE:
+        except UNREACHABLE:
             self._needs_list = True
             raise
         apps = frozenset(name for name in names if _is_app(name))
@@ -345,48 +327,21 @@ class Watcher:
             if app in self._watched:
                 self._dirty[app] = None
 
-    # Reading apps
-
     def _read_apps(self, apps: list[str]) -> dict[str, Reading | None]:
-        """Reads many apps with pipelined requests: four round trips whatever their number."""
-        client = self._client
-        first = {
-            app: (
-                client.get_async(contract.route_path(app), watch=self._route_mark),
-                client.get_children_async(contract.app_address_path(app)),
-            )
-            for app in apps
-        }
-        routes = {app: self._found(app, route) for app, (route, _) in first.items()}
-        tags = {app: self._found(app, children) or [] for app, (_, children) in first.items()}
-        base = {app: contract.app_address_path(app) for app in apps}
-        names = {(app, tag): client.get_children_async(f"{base[app]}/{tag}") for app in apps for tag in tags[app]}
-        values = {
-            (app, tag, name): client.get_async(f"{base[app]}/{tag}/{name}")
-            for (app, tag), children in names.items()
-            for name in self._found(app, children) or []
-        }
-        addresses: dict[str, dict[str, dict[str, bytes]]] = {app: {} for app in apps}
-        for (app, tag, name), value in values.items():
-            if (node := self._found(app, value)) is not None:
-                addresses[app].setdefault(tag, {})[name] = node[0]
-        last = {app: client.exists_async(contract.route_path(app)) for app in apps}
-        readings: dict[str, Reading | None] = {}
-        for app in apps:
-            again, route = self._get(last[app]), routes[app]
-            if route is None:
-                self._watched.discard(app)
-            else:
-                self._watched.add(app)
-            if app in self._refused:
-                self._dirty.pop(app, None)
-                continue
-            if (route[1].mzxid if route else 0) != (again.mzxid if again else 0):
-                continue  # torn: stays dirty, and is read again
+        found = read_apps(self._client, apps, self._route_mark, self._session_seconds)
+        until = time.monotonic() + RETRY_SECONDS
+        for app in found.refused:
+            if app not in self._refused:
+                self._trouble("zookeeper.refused", f"{app} may not be read", 0)
+            # One app that may not be read does not stop the others, but it does stop acknowledgements.
+            self._refused[app] = until
             self._dirty.pop(app, None)
-            readings[app] = reading = parse(app, route[0], addresses[app]) if route else None
+        self._watched -= found.gone
+        self._watched |= set(apps) - found.gone
+        for app, reading in found.readings.items():
+            self._dirty.pop(app, None)
             self._report(app, reading.faults if reading is not None else ())
-        return readings
+        return found.readings
 
     def _report(self, app: str, faults: tuple[str, ...]) -> None:
         """Once for each set of faults, however often it is read again."""
@@ -396,18 +351,6 @@ class Watcher:
             self._faults[app] = faults
         else:
             self._faults.pop(app, None)
-
-    def _found(self, app: str, result: Any) -> Any:
-        try:
-            return self._get(result)
-        except NoNodeError:
-            return None
-        except NoAuthError:
-            # One app that may not be read does not stop the others, but it does stop acknowledgements.
-            if app not in self._refused:
-                self._trouble("zookeeper.refused", f"{app} may not be read", 0)
-            self._refused[app] = time.monotonic() + RETRY_SECONDS
-            return None
 
     def _get(self, result: Any) -> Any:
         return result.get(timeout=self._session_seconds)
@@ -426,8 +369,8 @@ class Watcher:
         # In this order: a zxid of a newer connection, whose watches are not set, must not pass for this one's.
         if generation != self._following or self._generation != generation:
             return
-        only_own = zxid == self._own_zxid and self.served == zxid - 1
-        idle = time.monotonic() >= self._acknowledged_at + IDLE_ACK_SECONDS
+        only_own = zxid == self._node.own_zxid and self.served == zxid - 1
+        idle = time.monotonic() >= self._node.written_at + IDLE_ACK_SECONDS
         if zxid > self.served and (self._news or self._owed or (idle and not only_own)):
             # A mark that is taken from now on may be of a change after zxid: marks come before replies.
             self._fence_out, self._news = True, False
@@ -440,39 +383,9 @@ class Watcher:
         self._publish(max(zxid, self.served))
 
     def _publish(self, served: int) -> None:
-        """Writes the gateway's node. A node that cannot be written is tried again; following goes on."""
-        self.served, self._unwritten = served, True
-        self._acknowledged_at = time.monotonic()
-        try:
-            self._write_node()
-        except _UNREACHABLE as error:
-            self._write_at = time.monotonic() + RETRY_SECONDS
-            if repr(error) != self._write_error:
-                self._trouble("zookeeper.node_not_written", error, 0)
-            self._write_error = repr(error)
-            return
-        self._unwritten, self._write_error = False, ""
-        self._own_zxid = self._client.last_zxid
-
-    def _write_node(self) -> None:
-        client = self._client
-        path = contract.gateway_path(self._gateway)
-        value = contract.GatewayState(self._gateway, self._epoch or "", self.served, self._stats).to_json()
-        try:
-            stat = self._get(client.set_async(path, value))
-        except NoNodeError:
-            self._get(client.create_async(path, value, ephemeral=True))
-            return
-        if stat.ephemeralOwner != (client.client_id or (0,))[0]:
-            # Left by this gateway's former session, which has not ended yet. One transaction, because a
-            # gateway that seems gone for a moment is one whose acknowledgement nobody waits for.
-            _log.warning("zookeeper.node_taken_over", path=path, owner=hex(stat.ephemeralOwner))
-            swap = client.transaction()
-            swap.delete(path)
-            swap.create(path, value, ephemeral=True)
-            for result in self._get(swap.commit_async()):
-                if isinstance(result, Exception):
-                    raise result
+        error = self._node.write(self._client, self._epoch or "", served)
+        if error is not None:
+            self._trouble("zookeeper.node_not_written", error, 0)
 
     # Trouble
 
@@ -488,16 +401,8 @@ class Watcher:
             return
         dead, self._client = self._client, None
         self._generation += 1
-        threading.Thread(target=_end, args=(dead,), daemon=True).start()
+        threading.Thread(target=end_client, args=(dead,), daemon=True).start()
         self.start()
-
-
-def _end(client: Any) -> None:
-    try:
-        client.stop()
-        client.close()
-    except Exception as error:
-        _log.info("zookeeper.client_end", error=str(error))
 
 
 def _is_app(name: str) -> bool:
