@@ -143,6 +143,7 @@ _REQUESTS = f"""\
   http-request set-var(txn.host) req.hdr(host),field(1,:),lower,rtrim(.)
   http-request set-var(txn.be) var(txn.host),map_str({Table.HOST})
   # A part of a name, then the wildcard above it, then a part of that. The rest of the rules is for what was found.
+  http-request deny deny_status 400 if !{{ var(txn.be) -m found }} {{ var(txn.host) -m sub / }}
   http-request set-var(txn.path) path,concat(/) if !{{ var(txn.be) -m found }}
   http-request set-var(txn.be) var(txn.host),concat(,txn.path),map_beg({Table.PLACE}) if !{{ var(txn.be) -m found }}
   http-request set-var(txn.up) var(txn.host),field(2,.,0) if !{{ var(txn.be) -m found }}

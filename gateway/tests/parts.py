@@ -21,7 +21,7 @@ from kazoo.client import KazooClient
 from kazoo.exceptions import NoNodeError
 from kazoo.security import make_digest_acl
 
-from gateway import contract, processes
+from gateway import cli, contract, processes
 from gateway.tests.zookeeper import free_port
 
 GATEWAY = "gateway:gateway-password"
@@ -54,6 +54,10 @@ class App:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
             wbufsize = -1  # head and body in one packet, or each answer waits 40 ms for a delayed ACK
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                self.do_GET()
 
             def do_GET(self) -> None:
                 app.requests.append(dict(self.headers.items()))
@@ -201,12 +205,13 @@ class Publisher:
         domains: tuple[str, ...] | None = None,
         groups: tuple[contract.Group, ...] = (),
         policy: contract.Policy | None = None,
+        **more: Any,
     ) -> int:
-        """Returns the transaction's zxid."""
+        """Returns the transaction's zxid. ``more``: of contract.Route."""
         self._revision += 1
         shares = weights if weights is not None else dict.fromkeys(versions, 100)
-        names = domains or (f"{app}.test",)
-        route = contract.Route(app, self._revision, names, shares, policy or contract.Policy(), groups)
+        names = (f"{app}.test",) if domains is None else domains
+        route = contract.Route(app, self._revision, names, shares, policy or contract.Policy(), groups, **more)
         change = self.client.transaction()
         base = contract.app_address_path(app)
         have = {tag: set(self._children(f"{base}/{tag}")) for tag in self._children(base)}
@@ -358,6 +363,18 @@ class Gateway:
             return self.get(host)[0] == status
         except (OSError, http.client.HTTPException):
             return False
+
+    def connections(self) -> int:
+        """Of clients, right now."""
+        directory = cli.Directory(self.directory)
+        talk = cli.worker(directory, "admin.sock")
+        try:
+            (listing,) = talk.run(["show stat http_in 1 -1"])
+        finally:
+            talk.close()
+            directory.close()
+        names, values = (line.lstrip("# ").split(",") for line in listing.splitlines()[:2])
+        return int(dict(zip(names, values, strict=False))["scur"])
 
     def haproxies(self) -> list[int]:
         return processes.ours(self.directory / "haproxy.cfg")
