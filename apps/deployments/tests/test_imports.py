@@ -13,7 +13,9 @@ from apps.core.errors import Denied
 from apps.core.models import Event
 from apps.deployments.models import Rollout
 from apps.deployments.services.imports import app_import, imported_deploy
+from apps.deployments.services.placement import CONTENDED_S, PlacementContended
 from apps.deployments.tests.imported import Ours, run, signed_up
+from apps.registry import importing
 from apps.registry.importing import import_work
 from apps.registry.models import Import, Version
 from apps.registry.references import Reference, ReferenceInvalid, host_parsed, reference_parsed
@@ -239,6 +241,56 @@ def test_one_whose_tag_was_pushed_anew_is_not_deployed(shop: Any, world: Any, th
     )
     assert imported_deploy(10) == 0
     assert not Rollout.objects.exists()
+
+
+def test_a_version_is_as_old_as_its_tag_and_not_as_what_was_noted_of_it(
+    shop: Any, world: Any, there: Upstream, ours: Ours, monkeypatch: Any
+) -> None:
+    """Who pushes the tag between the two is newer, and stays."""
+    there.held.image(b"one", tag="1.0")
+    done = importing.import_done
+
+    def late(**given: Any) -> Any:
+        version_pushed(
+            repository="shop", tag="1.0", digest="sha256:" + "e" * 64, media_type="", pushed_by="bob", pushed_at=now()
+        )
+        return done(**given)
+
+    monkeypatch.setattr(importing, "import_done", late)
+    run(shop, world, there)
+    assert Version.objects.get(repository__name="shop", tag="1.0", is_current=True).digest == "sha256:" + "e" * 64
+
+
+def test_one_that_others_placed_beside_is_deployed_later(
+    shop: Any, world: Any, there: Upstream, ours: Ours, monkeypatch: Any
+) -> None:
+    world.host()
+    there.held.image(b"one", tag="1.0")
+    run(shop, world, there, deploy=True)
+
+    def contended(**_: Any) -> None:
+        raise PlacementContended("Others placed at the same time.")
+
+    with monkeypatch.context() as busy:
+        busy.setattr("apps.deployments.services.imports.rollout_start", contended)
+        assert imported_deploy(10) == 0
+        assert Import.objects.get().deployed_at is None
+    assert imported_deploy(10) == 1
+
+
+def test_one_that_stays_contended_is_given_up(
+    shop: Any, world: Any, there: Upstream, ours: Ours, monkeypatch: Any
+) -> None:
+    there.held.image(b"one", tag="1.0")
+    run(shop, world, there, deploy=True)
+
+    def contended(**_: Any) -> None:
+        raise PlacementContended("Others placed at the same time.")
+
+    monkeypatch.setattr("apps.deployments.services.imports.rollout_start", contended)
+    Import.objects.update(status_since=after(-CONTENDED_S - 1))
+    assert imported_deploy(10) == 0
+    assert Import.objects.get().deployed_at is not None
 
 
 def test_a_refused_rollout_leaves_its_reason(shop: Any, world: Any, there: Upstream, ours: Ours) -> None:

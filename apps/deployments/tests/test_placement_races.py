@@ -18,6 +18,7 @@ from apps.deployments.services import placement
 from apps.deployments.services.instances import instance_released
 from apps.deployments.services.placement import PlacementContended, instances_place
 from apps.deployments.services.routing import QUARANTINES_AT_ONCE, quarantines_end
+from apps.deployments.services.scaling import app_scale
 from apps.hosts.models import Allocation, Host, PortAllocation
 from apps.hosts.services.hosts import cluster_changed
 from apps.tenants.models import Quota
@@ -199,6 +200,43 @@ def test_a_guessed_port_that_is_just_freed_makes_no_ring(world_committed, monkey
     for thread in threads:
         thread.join()
     assert outcomes == {"placed": 1, "released": True}
+
+
+def test_a_scaling_and_an_instance_that_ends_wait_for_each_other_in_no_ring(world_committed):
+    """The scaling holds the set and wants the quota; the ending wants both."""
+    world_committed.host()
+    (one,) = _sets(world_committed, 1, tenants=False)
+    ReplicaSet.objects.update(weight=100)
+    (instance,) = instances_place(replica_set=one, count=1)
+    instance = Instance.objects.select_related("app").get(pk=instance.pk)
+    scaled, counted = threading.Event(), threading.Event()
+
+    def scaler(execute, sql, params, many, context):
+        done = execute(sql, params, many, context)
+        if sql.startswith('UPDATE "deployments_replicaset"'):
+            scaled.set()
+            # Until the other has gone as far as it gets: on SQLite, nowhere.
+            counted.wait(1)
+        return done
+
+    def ending(execute, sql, params, many, context):
+        done = execute(sql, params, many, context)
+        if sql.startswith('UPDATE "tenants_quota"'):
+            counted.set()
+            scaled.wait(1)
+        return done
+
+    outcomes = {}
+    threads = [
+        _in_thread(
+            lambda: app_scale(app=one.app, instances=3, by=world_committed.alice).slug, outcomes, "scaled", scaler
+        ),
+        _in_thread(lambda: instance_released(instance=instance), outcomes, "released", ending),
+    ]
+    for thread in threads:
+        thread.join()
+    assert outcomes == {"scaled": one.app.slug, "released": True}
+    assert Quota.objects.get(tenant=world_committed.acme).instances_used == Allocation.objects.count() == 2
 
 
 def test_a_cluster_whose_ratios_change_and_a_batch_make_no_ring(world_committed):
