@@ -35,7 +35,7 @@ class Ports:
     def open(self, address: tuple[str, int]) -> None:
         with self._lock:
             if address not in self._open:
-                listening = socket.create_server(address, backlog=16)
+                listening = socket.create_server(address, backlog=512)
                 listening.setblocking(False)
                 self._open[address] = listening
                 self._selector.register(listening, selectors.EVENT_READ)
@@ -92,7 +92,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     fleet = Fleet(sys.argv[2:])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with Listener(sys.argv[1], "AF_UNIX", backlog=64) as listener:
+    with Listener(sys.argv[1], "AF_UNIX", backlog=512) as listener:
         print("ready", flush=True)
         while True:
             threading.Thread(target=fleet.serve, args=(listener.accept(),), daemon=True).start()
