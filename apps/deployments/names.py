@@ -82,10 +82,10 @@ def _whole(name: str, star: str) -> None:
         raise DomainInvalid(f"The name is longer than {MOST_CHARACTERS} characters.", field="name")
     if _is_address(name):
         raise DomainInvalid("An address is no host name.", field="name")
-    if labels[-1] in SPECIAL:
-        raise DomainReserved(f".{labels[-1]} is for special use: nobody can prove a name under it.", field="name")
     if len(labels) < 2:
         raise DomainInvalid("Give the whole name, with its dots.", field="name")
+    if labels[-1] in SPECIAL:
+        raise DomainReserved(f".{labels[-1]} is for special use: nobody can prove a name under it.", field="name")
     if is_suffix(name):
         raise DomainReserved(f"{name} is a registry's: names are registered under it.", field="name")
 
@@ -139,7 +139,7 @@ def prefix_of(text: str) -> str:
     """A path prefix, a slash at its end dropped. Raises DomainInvalid."""
     given = text.strip() or "/"
     try:
-        return contract.path_prefix(given if given == "/" else given.removesuffix("/"))
+        return contract.path_prefix(given if len(given) == 1 or given.endswith("//") else given.removesuffix("/"))
     except contract.ContractError:
         raise DomainInvalid(
             f"{given[:80]!r} is no prefix: /, or up to 8 parts such as /api/v1 of letters, digits and . _ ~ -.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypedDict
 from urllib.parse import urlsplit
 
 from django.conf import settings
@@ -62,6 +63,25 @@ def domain_of(app: App, pk: int) -> Domain:
     if domain is None:
         raise DomainMissing(f"{app.slug} has no domain {pk}.")
     return domain
+
+
+class Record(TypedDict):
+    """A DNS record."""
+
+    type: str
+    name: str
+    value: str
+
+
+def records_of(domain: Domain) -> list[Record]:
+    """Each of what may be put into DNS to prove the name; first the one that always does."""
+    claim = domain.held
+    if claim is None:
+        return []
+    found = [Record(type="TXT", name=claim.record_name, value=claim.record_value)]
+    if not claim.is_wildcard:
+        found.append(Record(type="CNAME", name=claim.name, value=platform_address(domain.app)))
+    return found
 
 
 def proven_names_of(app: App) -> list[str]:
