@@ -69,6 +69,7 @@ class FakeDiscovery:
     weights: dict[str, dict[str, int]] = field(default_factory=dict)
     groups: dict[str, tuple[tuple[int, tuple[str, ...]], ...]] = field(default_factory=dict)
     policies: dict[str, dict[str, object]] = field(default_factory=dict)
+    leads: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str], ...]]] = field(default_factory=dict)
     served: dict[str, int] = field(default_factory=dict)
     automatic: bool = True
     down: bool = False
@@ -88,7 +89,8 @@ class FakeDiscovery:
         self.nodes[app] = {(one.version, one.container_id): f"{one.host}:{one.port}" for one in wanted.instances}
         self.weights[app] = wanted.weights
         self.groups[app] = wanted.groups
-        self.policies[app] = dict(wanted.policy)
+        self.leads[app] = (wanted.domains, wanted.places)
+        self.policies[app] = wanted.policy.to_body()
         if self.automatic:
             self.served = dict.fromkeys(self.served, self.zxid)
         return Receipt(wanted.wanted, self.epoch_name, self.zxid)

@@ -19,7 +19,7 @@ HOSTS = "hosts"
 PROBES = "probes"
 #: Carrying images about: minutes each, by a worker that sees the directory in which uploads lie.
 TRANSFERS = "transfers"
-#: What asks the registry: as long as a registry that hangs lets it be.
+#: What asks the registry, or DNS: as long as one that hangs lets it be.
 REGISTRY = "registry"
 #: What beat sends every other second: quick, and never behind hundreds of apps that all want a pass.
 DUTIES = "duties"
@@ -69,6 +69,8 @@ def _configure() -> None:
             jobs.UPLOAD: {"queue": TRANSFERS},
             jobs.IMPORT: {"queue": TRANSFERS},
             jobs.SPOOL_CLEAN: {"queue": TRANSFERS},
+            # Asks DNS: as long as a server that hangs lets it be.
+            jobs.CHECK_DOMAIN: {"queue": REGISTRY},
             # A name beats a pattern: all the others of the registry's tasks.
             "registry.*": {"queue": REGISTRY},
             **{name: {"queue": DUTIES} for name in DUTIES_OFTEN},

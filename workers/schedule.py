@@ -24,6 +24,7 @@ SCHEDULE: dict[str, dict[str, Any]] = {
     "probe": _every(2, "deployments.probe"),
     "gateways": _every(2, "deployments.gateways"),
     "discovery": _every(30, "deployments.rebuild_discovery"),
+    "domains": _every(10, "deployments.domains"),
     "pushes": _every(5, "deployments.pushes"),
     # A duty of once a day, asked about more often: beat counts from its own start.
     "capsules": _every(3600, "deployments.capsules"),

@@ -31,6 +31,7 @@ UPLOAD = "registry.upload"
 SPOOL_CLEAN = "registry.spool_clean"
 IMPORT = "registry.import"
 DEPLOY_IMPORTED = "deployments.deploy_imported"
+CHECK_DOMAIN = "deployments.check_domain"
 
 
 def enqueue(name: str, *ids: int | str) -> None:

@@ -13,7 +13,18 @@ from django.urls import reverse
 
 from apps.core.admin import ReadOnlyAdmin
 from apps.core.errors import BerthError
-from apps.deployments.models import App, Domain, Gateway, Instance, Release, ReplicaSet, Retention, Rollout
+from apps.deployments.models import (
+    App,
+    Domain,
+    DomainName,
+    FormerName,
+    Gateway,
+    Instance,
+    Release,
+    ReplicaSet,
+    Retention,
+    Rollout,
+)
 from apps.deployments.selectors import apps_of_tenant
 from apps.deployments.services.deleting import DELETE_TENANTS, dedicated_hosts, tenant_delete
 from apps.tenants.admin import TenantAdmin
@@ -30,9 +41,24 @@ class AppAdmin(ReadOnlyAdmin):
 
 @admin.register(Domain)
 class DomainAdmin(ReadOnlyAdmin):
-    list_display = ("name", "app", "is_platform")
-    list_select_related = ("app",)
+    list_display = ("name", "prefix", "app", "held", "is_platform")
+    list_select_related = ("app", "held")
+    list_filter = ("is_platform",)
     search_fields = ("name", "app__slug")
+
+
+@admin.register(DomainName)
+class DomainNameAdmin(ReadOnlyAdmin):
+    list_display = ("name", "tenant", "status", "proof", "code", "proven_at", "checked_at", "check_at", "missing_since")
+    list_select_related = ("tenant",)
+    list_filter = ("status", "proof")
+    search_fields = ("name", "tenant__slug")
+
+
+@admin.register(FormerName)
+class FormerNameAdmin(ReadOnlyAdmin):
+    list_display = ("name", "tenant_id", "ended_at")
+    search_fields = ("name",)
 
 
 @admin.register(Release)

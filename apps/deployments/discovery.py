@@ -404,7 +404,10 @@ class Publisher:
 
 def _route(wanted: Publication, revision: int) -> contract.Route:
     groups = tuple(contract.Group(share, containers) for share, containers in wanted.groups)
-    return contract.Route(wanted.app, revision, wanted.domains, wanted.weights, wanted.policy, groups)
+    places = tuple(contract.Place(host, prefix) for host, prefix in wanted.places)
+    return contract.Route(
+        wanted.app, revision, wanted.domains, wanted.weights, wanted.policy, groups=groups, places=places
+    )
 
 
 def _revision(route_now: tuple[bytes, Any] | None) -> int:

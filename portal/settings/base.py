@@ -210,6 +210,14 @@ REDIS_URL = env.str("BERTH_REDIS_URL", default="redis://127.0.0.1:6379/0")
 PLATFORM_ID = env.str("BERTH_PLATFORM_ID", default="dev")
 PLATFORM_DOMAIN = env.str("BERTH_PLATFORM_DOMAIN", default="localhost")
 GATEWAY_URL_PORT = env.int("BERTH_GATEWAY_URL_PORT", default=80)
+# Other host names that are the platform's own: its gateways', for example. Tenants can't have them.
+PLATFORM_NAMES = env.list("BERTH_PLATFORM_NAMES", default=[])
+# Tenants' own host names are proven in DNS. Servers to ask, "address" or "address:port"; empty: the machine's own.
+DNS_RESOLVERS = env.list("BERTH_DNS_RESOLVERS", default=[])
+DNS_TIMEOUT_S = env.float("BERTH_DNS_TIMEOUT", default=5)
+DOMAINS_PER_TENANT = env.int("BERTH_DOMAINS_PER_TENANT", default=50)
+# A claim that is not proven for so long has failed.
+DOMAIN_PENDING_DAYS = max(1, env.int("BERTH_DOMAIN_PENDING_DAYS", default=7))
 
 ZOOKEEPER_HOSTS = env.str("BERTH_ZOOKEEPER", default="127.0.0.1:2181")
 ZOOKEEPER_PUBLISHER = env.str("BERTH_ZOOKEEPER_PUBLISHER", default="")

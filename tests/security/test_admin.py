@@ -27,6 +27,7 @@ def staff(world, client):
 def rows(world, loop):
     """At least one row of every model."""
     from apps.deployments.models import Retention
+    from apps.deployments.services.domains import domain_add, former_note
     from apps.deployments.services.releases import ReleaseSettings
     from apps.deployments.services.rollouts import rollout_start
     from apps.hosts.services.authority import authority
@@ -63,6 +64,8 @@ def rows(world, loop):
     throttle.failed(throttle.Attempt("registry", "alice", "10.0.0.1"))
     key_prepare()
     Retention.objects.create(app=app)
+    domain_add(app=app, name="www.example.com", by=world.alice)
+    former_note("old.example.com", world.acme.pk)
     rollout_start(
         app=app, version="1.0", by=world.alice, instances=1, settings_=ReleaseSettings(env={"K": "ENV-VALUE-TEXT"})
     )

@@ -13,6 +13,7 @@ from apps.core import jobs
 from apps.core.duties import SWEEP, due
 from apps.deployments import reconcile
 from apps.deployments.selectors import unfinished_apps, unfinished_instances, unfinished_tenants
+from apps.deployments.selectors.domains import names_due
 from apps.deployments.services.capsules import capsules_expire
 from apps.deployments.services.imports import imported_deploy
 from apps.deployments.services.outage import deadlines_extended
@@ -23,6 +24,8 @@ from workers.celery import ENGINES
 from workers.clients import backlog, clients
 
 SWEEP_LIMIT = 1000
+#: Looks at names: each asks DNS, which may take seconds, and the registry's worker does others' work too.
+DOMAINS_LIMIT = 50
 #: With so many messages waiting, what waits has one: only what has waited for so long is sent for, or there would be
 #: ever more of them. Seconds.
 BACKLOG, BACKLOGGED_S = 100, 30.0
@@ -123,6 +126,19 @@ def deploy_imported() -> None:
     with due("deploy_imported", every_s=0) as mine:
         if mine:
             imported_deploy(SWEEP_LIMIT)
+
+
+@shared_task(name="deployments.domains")
+def domains() -> None:
+    with due("domains", every_s=5) as mine:
+        if mine:
+            for pk in names_due(DOMAINS_LIMIT):
+                jobs.enqueue(jobs.CHECK_DOMAIN, pk)
+
+
+@shared_task(name=jobs.CHECK_DOMAIN)
+def check_domain(claim_id: int) -> None:
+    reconcile.domain_prove(claim_id, clients())
 
 
 @shared_task(name="deployments.capsules")

@@ -1,5 +1,6 @@
-from apps.deployments.models.apps import App, Domain
+from apps.deployments.models.apps import App
 from apps.deployments.models.capsules import FailureCapsule, NoLog
+from apps.deployments.models.domains import Domain, DomainName, FormerName
 from apps.deployments.models.explanations import Explanation
 from apps.deployments.models.gateways import Gateway
 from apps.deployments.models.instances import Instance
@@ -10,8 +11,10 @@ from apps.deployments.models.rollouts import Rollout
 __all__ = [
     "App",
     "Domain",
+    "DomainName",
     "Explanation",
     "FailureCapsule",
+    "FormerName",
     "Gateway",
     "Instance",
     "NoLog",

@@ -1,4 +1,4 @@
-"""Apps and the host names that route to them."""
+"""Apps."""
 
 from __future__ import annotations
 
@@ -64,21 +64,3 @@ class App(Leased):
 
     def __str__(self) -> str:
         return self.slug
-
-
-class Domain(models.Model):
-    """A host name that routes to an app. Unique in the platform: two tenants never hold the same name."""
-
-    app = models.ForeignKey(App, on_delete=models.CASCADE, related_name="domains")
-    name = models.CharField(max_length=253, unique=True)
-    is_platform = models.BooleanField(default=False, help_text="{appId}.{platform domain}")
-    created_at = models.DateTimeField(auto_now_add=True)
-
-    class Meta:
-        ordering = ("name",)
-        constraints = (
-            models.CheckConstraint(condition=Q(name__regex=r"\A[a-z0-9.-]+\Z"), name="domain_is_lower_case"),
-        )
-
-    def __str__(self) -> str:
-        return self.name

@@ -7,6 +7,7 @@ there, makes one idempotent move, and writes down what it saw by compare-and-swa
 from apps.deployments.reconcile.app import reconcile_app
 from apps.deployments.reconcile.clients import Clients
 from apps.deployments.reconcile.deleting import reconcile_tenant
+from apps.deployments.reconcile.domains import domain_prove
 from apps.deployments.reconcile.hosts import container_ended, observe_host
 from apps.deployments.reconcile.images import images_prune
 from apps.deployments.reconcile.instance import reconcile_instance
@@ -18,6 +19,7 @@ from apps.deployments.reconcile.starting import start_instances
 __all__ = [
     "Clients",
     "container_ended",
+    "domain_prove",
     "gateways_observe",
     "images_prune",
     "observe_host",

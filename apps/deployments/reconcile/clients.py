@@ -13,6 +13,7 @@ from django.conf import settings
 from apps.deployments.discovery import Publisher, Receipt
 from apps.deployments.reconcile.answers import Wrong
 from apps.deployments.reconcile.probing import Target, ask
+from apps.deployments.resolving import PublicResolver, Resolver
 from apps.deployments.selectors import Publication
 from apps.deployments.traffic import Traffic
 from apps.hosts.engines.base import EngineAddress, EngineUnreachable, TLSMaterial
@@ -108,6 +109,7 @@ class Clients:
         material: Callable[[], TLSMaterial] | None = None,
         traffic: TrafficReader | None = None,
         purge: Callable[[str], str] = repository_purge,
+        resolver: Resolver | None = None,
     ) -> None:
         self.probe = probe
         self.purge = purge
@@ -116,6 +118,7 @@ class Clients:
         self._lock = threading.Lock()
         self._discovery = discovery
         self._traffic = traffic
+        self._resolver = resolver
         self._pool: ThreadPoolExecutor | None = None
 
     def engine(self, host: Host) -> HostEngine:
@@ -152,6 +155,12 @@ class Clients:
                 gateway_credential=settings.ZOOKEEPER_GATEWAY,
             )
         return self._discovery
+
+    @property
+    def resolver(self) -> Resolver:
+        if self._resolver is None:
+            self._resolver = PublicResolver(settings.DNS_RESOLVERS, timeout_s=settings.DNS_TIMEOUT_S)
+        return self._resolver
 
     @property
     def traffic(self) -> TrafficReader:

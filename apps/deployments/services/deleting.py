@@ -19,6 +19,7 @@ from apps.core.models import Event
 from apps.deployments.models import App, Instance, Rollout
 from apps.deployments.selectors import apps_of_tenant, versions_of_app
 from apps.deployments.services.apps import route_touch
+from apps.deployments.services.domains import names_released
 from apps.deployments.services.instances import instance_drain
 from apps.deployments.services.moves import rollout_end
 from apps.hosts.models import Host
@@ -63,7 +64,7 @@ class Going:
             instances=app.instances.filter(released=False).count(),
             versions=versions_of_app(app).count(),
             releases=app.releases.count(),
-            domains=tuple(app.domains.order_by("name").values_list("name", flat=True)),
+            domains=tuple(str(one) for one in app.domains.order_by("name", "prefix")),
         )
 
 
@@ -134,6 +135,7 @@ def app_erase(*, app_id: int) -> bool:
     if app is None or app.instances.exists():
         return False
     grants_end(app)
+    names_released(app=app)
     app.rollouts.all().delete()
     app.releases.all().delete()
     app.delete()

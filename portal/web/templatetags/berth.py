@@ -16,6 +16,7 @@ from django.utils.translation import ngettext
 from apps.core.clock import now
 from apps.core.models import Event
 from apps.deployments.keeping import Reason
+from apps.deployments.models import Domain
 from apps.deployments.services.versions import Use
 from portal.web import how, rollout_words, texts
 
@@ -92,6 +93,14 @@ def instance_state(value: str) -> SafeString:
 @register.filter
 def rollout_state(value: str) -> SafeString:
     return _state(texts.ROLLOUT_STATUSES, value)
+
+
+@register.filter
+def domain_state(domain: Domain) -> SafeString:
+    held = domain.held
+    if held is None:
+        return _state(texts.DOMAIN_STATUSES, "proven")
+    return _state(texts.DOMAIN_STATUSES, "missing" if held.missing_since else held.status)
 
 
 @register.filter

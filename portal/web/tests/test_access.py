@@ -48,6 +48,9 @@ GETS = {
     "/apps/shop/releases/diff": (404, 404, 404, 404, 302),
     "/apps/shop/releases/1/rollback": (404, 404, 403, 404, 302),
     "/apps/shop/cleanup": (200, 200, 200, 404, 302),
+    "/apps/shop/domains": (200, 200, 200, 404, 302),
+    "/apps/shop/domains/1/check": (405, 405, 405, 405, 405),
+    "/apps/shop/domains/1/remove": (405, 405, 405, 405, 405),
     "/apps/shop/cleanup/now": (405, 405, 405, 405, 405),
     "/apps/shop/scale": (302, 302, 302, 404, 302),
     "/apps/shop/placement": (200, 200, 200, 404, 302),
@@ -86,6 +89,9 @@ POSTS = {
     "/apps/shop/rollouts/1/continue": (404, 404, 403, 404, 302),
     "/apps/shop/releases/1/rollback": (404, 404, 403, 404, 302),
     "/apps/shop/cleanup": (400, 403, 403, 404, 302),
+    "/apps/shop/domains": (400, 403, 403, 404, 302),
+    "/apps/shop/domains/999999/check": (404, 403, 403, 404, 302),
+    "/apps/shop/domains/999999/remove": (404, 403, 403, 404, 302),
     "/apps/shop/cleanup/now": (302, 403, 403, 404, 302),
     "/apps/shop/versions/9.9/delete": (404, 403, 403, 404, 302),
     "/apps/shop/deploy-on-push": (302, 302, 403, 404, 302),
@@ -120,6 +126,9 @@ def test_a_viewer_is_refused_before_what_was_sent_is_looked_at(shop: Any, browse
 
 
 CHANGES = (
+    "/apps/shop/domains",
+    "/apps/shop/domains/1/check",
+    "/apps/shop/domains/1/remove",
     "/apps/shop/cleanup",
     "/apps/shop/cleanup/now",
     "/apps/shop/deploy",
