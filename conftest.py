@@ -6,6 +6,7 @@ import itertools
 from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 from django.core.cache import cache
@@ -69,6 +70,7 @@ class FakeDiscovery:
     weights: dict[str, dict[str, int]] = field(default_factory=dict)
     groups: dict[str, tuple[tuple[int, tuple[str, ...]], ...]] = field(default_factory=dict)
     policies: dict[str, dict[str, object]] = field(default_factory=dict)
+    published_last: dict[str, Any] = field(default_factory=dict)
     served: dict[str, int] = field(default_factory=dict)
     automatic: bool = True
     down: bool = False
@@ -88,7 +90,8 @@ class FakeDiscovery:
         self.nodes[app] = {(one.version, one.container_id): f"{one.host}:{one.port}" for one in wanted.instances}
         self.weights[app] = wanted.weights
         self.groups[app] = wanted.groups
-        self.policies[app] = dict(wanted.policy)
+        self.policies[app] = wanted.policy.to_body()
+        self.published_last[app] = wanted
         if self.automatic:
             self.served = dict.fromkeys(self.served, self.zxid)
         return Receipt(wanted.wanted, self.epoch_name, self.zxid)
@@ -109,6 +112,9 @@ class FakeDiscovery:
             return False
         self.nodes.pop(app, None)
         return True
+
+    def at(self) -> tuple[str, int]:
+        return self.epoch_name, self.zxid
 
     def prune(self, known: Callable[[list[str]], set[str]]) -> int:
         extra = set(self.nodes) - known(list(self.nodes))

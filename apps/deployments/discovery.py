@@ -115,6 +115,11 @@ class Publisher:
         """
         return self._guarded(lambda: self._withdraw(app, gone))
 
+    def at(self) -> tuple[str, int]:
+        """The epoch, and a zxid that nothing which this process did or saw before is later than."""
+        epoch = self.epoch()
+        return self._guarded(lambda: (epoch, int(self._client.last_zxid)))
+
     def prune(self, known: Callable[[list[str]], set[str]]) -> int:
         """Remove the routes of apps that are not ``known`` to the database. Returns how many.
 
@@ -404,7 +409,17 @@ class Publisher:
 
 def _route(wanted: Publication, revision: int) -> contract.Route:
     groups = tuple(contract.Group(share, containers) for share, containers in wanted.groups)
-    return contract.Route(wanted.app, revision, wanted.domains, wanted.weights, wanted.policy, groups)
+    return contract.Route(
+        app=wanted.app,
+        revision=revision,
+        domains=wanted.domains,
+        weights=wanted.weights,
+        policy=wanted.policy,
+        groups=groups,
+        protocol=wanted.protocol,
+        ports=wanted.ports,
+        passthrough=wanted.passthrough,
+    )
 
 
 def _revision(route_now: tuple[bytes, Any] | None) -> int:

@@ -13,6 +13,7 @@ from django.urls import reverse_lazy
 from django.utils.translation import gettext_lazy as _
 
 from portal.settings.logs import logging_config
+from portal.settings.ranges import port_range
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 env = environ.Env()
@@ -210,6 +211,11 @@ REDIS_URL = env.str("BERTH_REDIS_URL", default="redis://127.0.0.1:6379/0")
 PLATFORM_ID = env.str("BERTH_PLATFORM_ID", default="dev")
 PLATFORM_DOMAIN = env.str("BERTH_PLATFORM_DOMAIN", default="localhost")
 GATEWAY_URL_PORT = env.int("BERTH_GATEWAY_URL_PORT", default=80)
+# Ports on which gateways listen for apps of TCP, FIRST-LAST: the same variable as the gateways'.
+GATEWAY_TCP_PORTS = port_range("BERTH_GATEWAY_TCP_PORTS", env.str("BERTH_GATEWAY_TCP_PORTS", default=""))
+GATEWAY_PORTS_PER_TENANT = max(0, env.int("BERTH_GATEWAY_PORTS_PER_TENANT", default=5))
+# Seconds. So long nobody gets a port that was given back: clients that know it must not come to another tenant.
+GATEWAY_PORT_REST_S = max(0, env.int("BERTH_GATEWAY_PORT_REST", default=600))
 
 ZOOKEEPER_HOSTS = env.str("BERTH_ZOOKEEPER", default="127.0.0.1:2181")
 ZOOKEEPER_PUBLISHER = env.str("BERTH_ZOOKEEPER_PUBLISHER", default="")

@@ -26,7 +26,8 @@ def staff(world, client):
 @pytest.fixture
 def rows(world, loop):
     """At least one row of every model."""
-    from apps.deployments.models import Retention
+    from apps.deployments.models import GatewayPort, Retention
+    from apps.deployments.services.policies import person_set
     from apps.deployments.services.releases import ReleaseSettings
     from apps.deployments.services.rollouts import rollout_start
     from apps.hosts.services.authority import authority
@@ -63,6 +64,8 @@ def rows(world, loop):
     throttle.failed(throttle.Attempt("registry", "alice", "10.0.0.1"))
     key_prepare()
     Retention.objects.create(app=app)
+    person_set(app=app, name="visitor", password="PASSWORD-TEXT", by=world.alice)
+    GatewayPort.objects.create(port=20001, owner=app.pk, tenant_id=app.tenant_id)
     rollout_start(
         app=app, version="1.0", by=world.alice, instances=1, settings_=ReleaseSettings(env={"K": "ENV-VALUE-TEXT"})
     )

@@ -3,6 +3,7 @@ from apps.deployments.models.capsules import FailureCapsule, NoLog
 from apps.deployments.models.explanations import Explanation
 from apps.deployments.models.gateways import Gateway
 from apps.deployments.models.instances import Instance
+from apps.deployments.models.policies import GatewayPolicy, GatewayPort, SignInPerson
 from apps.deployments.models.releases import Release, ReplicaSet
 from apps.deployments.models.retention import Retention
 from apps.deployments.models.rollouts import Rollout
@@ -13,10 +14,13 @@ __all__ = [
     "Explanation",
     "FailureCapsule",
     "Gateway",
+    "GatewayPolicy",
+    "GatewayPort",
     "Instance",
     "NoLog",
     "Release",
     "ReplicaSet",
     "Retention",
     "Rollout",
+    "SignInPerson",
 ]
