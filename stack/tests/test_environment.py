@@ -42,6 +42,17 @@ def test_the_demo_has_fixed_ports_that_variables_move(tmp_path: Path, monkeypatc
 
 def test_the_test_environment_keeps_its_ports(tmp_path: Path) -> None:
     assert Environment.open(tmp_path).ports == Environment.open(tmp_path).ports
+    assert Environment.open(tmp_path).tcp_ports == Environment.open(tmp_path).tcp_ports
+
+
+def test_gateway_and_platform_are_given_one_pool_of_ports_that_nothing_else_of_the_environment_has(
+    tmp_path: Path,
+) -> None:
+    env = Environment.open(tmp_path)
+    first, last = env.tcp_ports
+    assert first < last
+    assert not set(env.ports.values()) & set(range(first, last + 1))
+    assert env.variables()["BERTH_GATEWAY_TCP_PORTS"] == f"{first}-{last}"
 
 
 def test_a_socket_path_fits_however_long_the_directory_is(tmp_path: Path) -> None:
