@@ -9,7 +9,7 @@ from django.utils.translation import gettext_lazy as _
 
 from apps.deployments.models import App, GatewayPolicy
 from apps.deployments.services.policies import FIELDS, LISTS, MOST, MOST_PASSWORD
-from portal.web.forms import Styled
+from portal.web.forms import PROTOCOLS, Styled
 
 _PLAIN = {"autocapitalize": "none", "autocomplete": "off", "spellcheck": "false"}
 #: 500 networks of the longest kind.
@@ -83,11 +83,4 @@ class PersonForm(Styled, forms.Form):
 
 
 class ProtocolForm(Styled, forms.Form):
-    protocol = forms.ChoiceField(
-        label=_("What it speaks"),
-        choices=[
-            (App.Protocol.HTTP, _("HTTP: websites, APIs, websockets")),
-            (App.Protocol.H2, _("HTTP/2 without TLS: gRPC")),
-            (App.Protocol.TCP, _("TCP: databases, brokers, TLS of its own")),
-        ],
-    )
+    protocol = forms.ChoiceField(label=_("What it speaks"), choices=PROTOCOLS)
