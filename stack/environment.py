@@ -222,7 +222,7 @@ def _ports(directory: Path, kind: str, held: Mapping[str, int]) -> dict[str, int
 
 def _tcp_ports(directory: Path, kind: str, held: Sequence[int] | None, others: Mapping[str, int]) -> tuple[int, int]:
     if kind == "demo":
-        return port_tools.DEMO_BLOCK
+        return port_tools.demo_block()
     if held:
         first, last = held
         numbers = range(first, last + 1)

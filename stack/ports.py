@@ -70,9 +70,22 @@ def choose_free(names: Iterable[str]) -> dict[str, int]:
     raise StackError(f"no free TCP ports in {_TEST_RANGE.start}-{_TEST_RANGE.stop}")
 
 
-#: For apps of TCP: the demo's, and how many a test environment has. HAProxy binds them all, or does not start.
-DEMO_BLOCK = (20000, 20019)
+#: For apps of TCP: the demo's (below those of instances, which may be on the same machine), and how many a test
+#: environment has. HAProxy binds them all, or does not start.
+DEMO_BLOCK = (19000, 19019)
+TCP_PORTS = "BERTH_GATEWAY_TCP_PORTS"
 _TEST_BLOCK = 4
+
+
+def demo_block() -> tuple[int, int]:
+    """The demo's ports for apps of TCP, or those that the user chose by BERTH_GATEWAY_TCP_PORTS."""
+    text = os.environ.get(TCP_PORTS, "")
+    if not text:
+        return DEMO_BLOCK
+    first, _, last = text.partition("-")
+    if not (first.isdigit() and last.isdigit() and 0 < int(first) <= int(last) < 65536):
+        raise StackError(f"{TCP_PORTS}={text!r} are no ports: give FIRST-LAST, such as 19000-19019")
+    return int(first), int(last)
 
 
 def block(avoid: Iterable[int]) -> tuple[int, int]:

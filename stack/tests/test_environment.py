@@ -38,6 +38,12 @@ def test_the_demo_has_fixed_ports_that_variables_move(tmp_path: Path, monkeypatc
     assert env.ports == {**ports.DEFAULTS, "portal": 18000}
     assert env.variables()["BERTH_PORTAL_URL"] == "http://localhost:18000"
     assert env.registry_public == "localhost:5443"
+    assert env.tcp_ports == ports.DEMO_BLOCK
+    monkeypatch.setenv("BERTH_GATEWAY_TCP_PORTS", "18100-18101")
+    assert Environment.open(tmp_path, "demo").tcp_ports == (18100, 18101)
+    monkeypatch.setenv("BERTH_GATEWAY_TCP_PORTS", "18100")
+    with pytest.raises(StackError, match="FIRST-LAST"):
+        Environment.open(tmp_path, "demo")
 
 
 def test_the_test_environment_keeps_its_ports(tmp_path: Path) -> None:
