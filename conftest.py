@@ -6,6 +6,7 @@ import itertools
 from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 from django.core.cache import cache
@@ -70,6 +71,7 @@ class FakeDiscovery:
     groups: dict[str, tuple[tuple[int, tuple[str, ...]], ...]] = field(default_factory=dict)
     policies: dict[str, dict[str, object]] = field(default_factory=dict)
     leads: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str], ...]]] = field(default_factory=dict)
+    published_last: dict[str, Any] = field(default_factory=dict)
     served: dict[str, int] = field(default_factory=dict)
     automatic: bool = True
     down: bool = False
@@ -91,6 +93,7 @@ class FakeDiscovery:
         self.groups[app] = wanted.groups
         self.leads[app] = (wanted.domains, wanted.places)
         self.policies[app] = wanted.policy.to_body()
+        self.published_last[app] = wanted
         if self.automatic:
             self.served = dict.fromkeys(self.served, self.zxid)
         return Receipt(wanted.wanted, self.epoch_name, self.zxid)
@@ -111,6 +114,9 @@ class FakeDiscovery:
             return False
         self.nodes.pop(app, None)
         return True
+
+    def at(self) -> tuple[str, int]:
+        return self.epoch_name, self.zxid
 
     def prune(self, known: Callable[[list[str]], set[str]]) -> int:
         extra = set(self.nodes) - known(list(self.nodes))

@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,11 +35,15 @@ def root_directory() -> Path:
 
 @dataclass(frozen=True)
 class Environment:
-    """``kind`` is "demo" (fixed ports, SQLite) or "test" (free ports, PostgreSQL); ``extra`` adds variables."""
+    """``kind`` is "demo" (fixed ports, SQLite) or "test" (free ports, PostgreSQL); ``extra`` adds variables.
+
+    ``tcp_ports``: first and last of the gateway's for apps of TCP.
+    """
 
     directory: Path
     kind: str
     ports: Mapping[str, int]
+    tcp_ports: tuple[int, int]
     subnet: ipaddress.IPv4Network
     secrets: Mapping[str, str] = field(repr=False)
     extra: Mapping[str, str] = field(default_factory=dict)
@@ -61,10 +65,12 @@ class Environment:
         layout = directory / "layout.json"
         held = json.loads(layout.read_text()) if layout.exists() else {}
         ports = _ports(directory, kind, held.get("ports", {}))
+        tcp_ports = _tcp_ports(directory, kind, held.get("tcp_ports"), ports)
         subnet = _subnet(directory, held.get("subnet", ""))
-        if {"ports": ports, "subnet": str(subnet)} != held:
-            layout.write_text(json.dumps({"ports": ports, "subnet": str(subnet)}, indent=2) + "\n")
-        return cls(directory, kind, ports, subnet, _secrets(directory / "secrets.json"))
+        found = {"ports": ports, "tcp_ports": list(tcp_ports), "subnet": str(subnet)}
+        if found != held:
+            layout.write_text(json.dumps(found, indent=2) + "\n")
+        return cls(directory, kind, ports, tcp_ports, subnet, _secrets(directory / "secrets.json"))
 
     @property
     def id(self) -> str:
@@ -164,6 +170,7 @@ class Environment:
             "BERTH_GATEWAY_HTTP_BIND": f"127.0.0.1:{ports['gateway']}",
             "BERTH_GATEWAY_STATUS_BIND": f"127.0.0.1:{ports['gateway_status']}",
             "BERTH_GATEWAY_LOG_BIND": f"127.0.0.1:{ports['gateway_log']}",
+            "BERTH_GATEWAY_TCP_PORTS": "{}-{}".format(*self.tcp_ports),
             "BERTH_VAR": str(self.directory),
             **self.extra,
         }
@@ -211,6 +218,18 @@ def _ports(directory: Path, kind: str, held: Mapping[str, int]) -> dict[str, int
     if complete and (marked(stack_id(directory)) or all(map(port_tools.is_free, held.values()))):
         return {**held, **forced}
     return {**port_tools.choose_free(port_tools.DEFAULTS), **forced}
+
+
+def _tcp_ports(directory: Path, kind: str, held: Sequence[int] | None, others: Mapping[str, int]) -> tuple[int, int]:
+    if kind == "demo":
+        return port_tools.demo_block()
+    if held:
+        first, last = held
+        numbers = range(first, last + 1)
+        fits = set(numbers).isdisjoint(others.values())
+        if fits and (marked(stack_id(directory)) or all(map(port_tools.is_free, numbers))):
+            return first, last
+    return port_tools.block(others.values())
 
 
 def _subnet(directory: Path, held: str) -> ipaddress.IPv4Network:

@@ -70,6 +70,35 @@ def choose_free(names: Iterable[str]) -> dict[str, int]:
     raise StackError(f"no free TCP ports in {_TEST_RANGE.start}-{_TEST_RANGE.stop}")
 
 
+#: For apps of TCP: the demo's (below those of instances, which may be on the same machine), and how many a test
+#: environment has. HAProxy binds them all, or does not start.
+DEMO_BLOCK = (19000, 19019)
+TCP_PORTS = "BERTH_GATEWAY_TCP_PORTS"
+_TEST_BLOCK = 4
+
+
+def demo_block() -> tuple[int, int]:
+    """The demo's ports for apps of TCP, or those that the user chose by BERTH_GATEWAY_TCP_PORTS."""
+    text = os.environ.get(TCP_PORTS, "")
+    if not text:
+        return DEMO_BLOCK
+    first, _, last = text.partition("-")
+    if not (first.isdigit() and last.isdigit() and 0 < int(first) <= int(last) < 65536):
+        raise StackError(f"{TCP_PORTS}={text!r} are no ports: give FIRST-LAST, such as 19000-19019")
+    return int(first), int(last)
+
+
+def block(avoid: Iterable[int]) -> tuple[int, int]:
+    """First and last of some free ports in a row, none of which is in ``avoid``."""
+    taken = set(avoid)
+    starts = range(_TEST_RANGE.start, _TEST_RANGE.stop - _TEST_BLOCK)
+    for start in random.SystemRandom().sample(starts, len(starts)):
+        numbers = range(start, start + _TEST_BLOCK)
+        if taken.isdisjoint(numbers) and all(map(is_free, numbers)):
+            return numbers.start, numbers.stop - 1
+    raise StackError(f"no {_TEST_BLOCK} free TCP ports in a row in {_TEST_RANGE.start}-{_TEST_RANGE.stop}")
+
+
 def holder(number: int) -> str:
     """Who listens on the port, as "pid 12 (command line)"; empty when it cannot be known."""
     inodes = set()

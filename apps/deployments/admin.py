@@ -19,11 +19,14 @@ from apps.deployments.models import (
     DomainName,
     FormerName,
     Gateway,
+    GatewayPolicy,
+    GatewayPort,
     Instance,
     Release,
     ReplicaSet,
     Retention,
     Rollout,
+    SignInPerson,
 )
 from apps.deployments.selectors import apps_of_tenant
 from apps.deployments.services.deleting import DELETE_TENANTS, dedicated_hosts, tenant_delete
@@ -34,7 +37,16 @@ from apps.tenants.permissions import operates, person
 
 @admin.register(App)
 class AppAdmin(ReadOnlyAdmin):
-    list_display = ("slug", "tenant", "cluster", "created_at", "deleting_at", "route_wanted", "route_published")
+    list_display = (
+        "slug",
+        "tenant",
+        "cluster",
+        "protocol",
+        "created_at",
+        "deleting_at",
+        "route_wanted",
+        "route_published",
+    )
     list_select_related = ("tenant", "cluster")
     search_fields = ("slug", "tenant__slug")
 
@@ -105,6 +117,32 @@ class RetentionAdmin(ReadOnlyAdmin):
 @admin.register(Gateway)
 class GatewayAdmin(ReadOnlyAdmin):
     list_display = ("name", "epoch", "served", "last_seen_at")
+
+
+@admin.register(GatewayPolicy)
+class GatewayPolicyAdmin(ReadOnlyAdmin):
+    list_display = ("app", "maintenance", "https_only", "app_rate", "client_rate", "updated_at", "updated_by")
+    list_select_related = ("app",)
+    list_filter = ("maintenance",)
+    search_fields = ("app__slug",)
+    exclude = ("salt",)
+
+
+@admin.register(SignInPerson)
+class SignInPersonAdmin(ReadOnlyAdmin):
+    """Without the digest: it is quick to try passwords on."""
+
+    list_display = ("app", "name", "created_at", "created_by")
+    list_select_related = ("app",)
+    search_fields = ("app__slug", "name")
+    exclude = ("digest",)
+
+
+@admin.register(GatewayPort)
+class GatewayPortAdmin(ReadOnlyAdmin):
+    list_display = ("port", "status", "owner", "tenant_id", "claimed_at", "freed_at", "epoch", "zxid")
+    list_filter = ("status",)
+    search_fields = ("port",)
 
 
 admin.site.unregister(Tenant)

@@ -115,6 +115,11 @@ class Publisher:
         """
         return self._guarded(lambda: self._withdraw(app, gone))
 
+    def at(self) -> tuple[str, int]:
+        """The epoch, and a zxid that nothing which this process did or saw before is later than."""
+        epoch = self.epoch()
+        return self._guarded(lambda: (epoch, int(self._client.last_zxid)))
+
     def prune(self, known: Callable[[list[str]], set[str]]) -> int:
         """Remove the routes of apps that are not ``known`` to the database. Returns how many.
 
@@ -406,7 +411,16 @@ def _route(wanted: Publication, revision: int) -> contract.Route:
     groups = tuple(contract.Group(share, containers) for share, containers in wanted.groups)
     places = tuple(contract.Place(host, prefix) for host, prefix in wanted.places)
     return contract.Route(
-        wanted.app, revision, wanted.domains, wanted.weights, wanted.policy, groups=groups, places=places
+        app=wanted.app,
+        revision=revision,
+        domains=wanted.domains,
+        weights=wanted.weights,
+        policy=wanted.policy,
+        groups=groups,
+        places=places,
+        protocol=wanted.protocol,
+        ports=wanted.ports,
+        passthrough=wanted.passthrough,
     )
 
 

@@ -13,6 +13,7 @@ from django.urls import reverse_lazy
 from django.utils.translation import gettext_lazy as _
 
 from portal.settings.logs import logging_config
+from portal.settings.ranges import port_range
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 env = environ.Env()
@@ -218,6 +219,11 @@ DNS_TIMEOUT_S = env.float("BERTH_DNS_TIMEOUT", default=5)
 DOMAINS_PER_TENANT = env.int("BERTH_DOMAINS_PER_TENANT", default=50)
 # A claim that is not proven for so long has failed.
 DOMAIN_PENDING_DAYS = max(1, env.int("BERTH_DOMAIN_PENDING_DAYS", default=7))
+# Ports on which gateways listen for apps of TCP, FIRST-LAST: the same variable as the gateways'.
+GATEWAY_TCP_PORTS = port_range("BERTH_GATEWAY_TCP_PORTS", env.str("BERTH_GATEWAY_TCP_PORTS", default=""))
+GATEWAY_PORTS_PER_TENANT = max(0, env.int("BERTH_GATEWAY_PORTS_PER_TENANT", default=5))
+# Seconds. So long nobody gets a port that was given back: clients that know it must not come to another tenant.
+GATEWAY_PORT_REST_S = max(0, env.int("BERTH_GATEWAY_PORT_REST", default=600))
 
 ZOOKEEPER_HOSTS = env.str("BERTH_ZOOKEEPER", default="127.0.0.1:2181")
 ZOOKEEPER_PUBLISHER = env.str("BERTH_ZOOKEEPER_PUBLISHER", default="")

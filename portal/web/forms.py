@@ -17,7 +17,7 @@ from apps.core.clock import now
 from apps.core.errors import BerthError
 from apps.deployments import checks
 from apps.deployments.checks import Kind, readiness_of
-from apps.deployments.models import Release
+from apps.deployments.models import App, Release
 from apps.deployments.services.releases import STOP_SIGNALS, ReleaseSettings
 from apps.deployments.services.scaling import MOST
 from apps.tenants.models import ApiToken, Tenant
@@ -64,6 +64,13 @@ class TenantChoice(forms.ModelChoiceField):  # type: ignore[type-arg]
         return f"{obj.name} ({obj.slug})"
 
 
+PROTOCOLS = [
+    (App.Protocol.HTTP.value, _("HTTP: websites, APIs, websockets")),
+    (App.Protocol.H2.value, _("HTTP/2 without TLS: gRPC")),
+    (App.Protocol.TCP.value, _("TCP: databases, brokers, TLS of its own")),
+]
+
+
 class AppForm(Styled, forms.Form):
     tenant = TenantChoice(Tenant.objects.none(), label=_("Tenant"), to_field_name="slug", empty_label=None)
     slug = forms.CharField(
@@ -79,6 +86,9 @@ class AppForm(Styled, forms.Form):
                 "placeholder": "my-app",
             }
         ),
+    )
+    protocol = forms.ChoiceField(
+        label=_("What it speaks"), choices=PROTOCOLS, required=False, initial=App.Protocol.HTTP.value
     )
 
     def __init__(self, *args: Any, tenants: Sequence[Tenant], **kwargs: Any) -> None:
@@ -237,9 +247,12 @@ class DeployForm(VariableFields, HowFields, SizeForm):
         )
 
     @staticmethod
-    def initial_of(release: Release | None, instances: int | None) -> dict[str, Any]:
-        """What the fields show before anything is typed: what the app's release has, or what a first one gets."""
-        release = release or Release(health_path="/_ping")
+    def initial_of(release: Release | None, instances: int | None, path: str) -> dict[str, Any]:
+        """What the fields show before anything is typed: what the app's release has, or what a first one gets.
+
+        ``path``: what that one's health path is.
+        """
+        release = release or Release(health_path=path)
         return {
             "instances": None if release.is_global else instances or 1,
             "memory_mb": release.memory_mb,

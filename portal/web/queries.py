@@ -19,6 +19,7 @@ from apps.deployments.selectors import (
     app_url,
     apps_with_counts,
     events_of,
+    in_maintenance,
     instances_of,
     rollouts_of,
     versions_of_app,
@@ -264,6 +265,10 @@ class AppLive:
     @property
     def url(self) -> str:
         return app_url(self.app)
+
+    @cached_property
+    def maintenance(self) -> bool:
+        return in_maintenance(self.app)
 
     @property
     def undeployable(self) -> bool:

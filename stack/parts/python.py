@@ -8,9 +8,9 @@ import sys
 
 from celery import Celery
 
-from stack import probes
+from stack import ports, probes
 from stack.environment import ROOT, Environment
-from stack.parts.base import Need, Part, PartFailed
+from stack.parts.base import Need, Part, PartFailed, Port
 
 
 def _python(module: str, *arguments: str) -> list[str]:
@@ -219,6 +219,10 @@ def gateway(env: Environment) -> Part:
         ports=[
             env.port("gateway", "gateway (the apps' addresses)"),
             env.port("gateway_status", "gateway (its own status)"),
+            *(
+                Port(number, "gateway (apps of TCP)", ports.TCP_PORTS)
+                for number in range(env.tcp_ports[0], env.tcp_ports[1] + 1)
+            ),
         ],
         after=("zookeeper",),
         stop_wait_s=15,

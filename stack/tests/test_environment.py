@@ -38,10 +38,27 @@ def test_the_demo_has_fixed_ports_that_variables_move(tmp_path: Path, monkeypatc
     assert env.ports == {**ports.DEFAULTS, "portal": 18000}
     assert env.variables()["BERTH_PORTAL_URL"] == "http://localhost:18000"
     assert env.registry_public == "localhost:5443"
+    assert env.tcp_ports == ports.DEMO_BLOCK
+    monkeypatch.setenv("BERTH_GATEWAY_TCP_PORTS", "18100-18101")
+    assert Environment.open(tmp_path, "demo").tcp_ports == (18100, 18101)
+    monkeypatch.setenv("BERTH_GATEWAY_TCP_PORTS", "18100")
+    with pytest.raises(StackError, match="FIRST-LAST"):
+        Environment.open(tmp_path, "demo")
 
 
 def test_the_test_environment_keeps_its_ports(tmp_path: Path) -> None:
     assert Environment.open(tmp_path).ports == Environment.open(tmp_path).ports
+    assert Environment.open(tmp_path).tcp_ports == Environment.open(tmp_path).tcp_ports
+
+
+def test_gateway_and_platform_are_given_one_pool_of_ports_that_nothing_else_of_the_environment_has(
+    tmp_path: Path,
+) -> None:
+    env = Environment.open(tmp_path)
+    first, last = env.tcp_ports
+    assert first < last
+    assert not set(env.ports.values()) & set(range(first, last + 1))
+    assert env.variables()["BERTH_GATEWAY_TCP_PORTS"] == f"{first}-{last}"
 
 
 def test_a_socket_path_fits_however_long_the_directory_is(tmp_path: Path) -> None:

@@ -26,8 +26,9 @@ def staff(world, client):
 @pytest.fixture
 def rows(world, loop):
     """At least one row of every model."""
-    from apps.deployments.models import Retention
+    from apps.deployments.models import GatewayPort, Retention
     from apps.deployments.services.domains import domain_add, former_note
+    from apps.deployments.services.policies import person_set
     from apps.deployments.services.releases import ReleaseSettings
     from apps.deployments.services.rollouts import rollout_start
     from apps.hosts.services.authority import authority
@@ -66,6 +67,8 @@ def rows(world, loop):
     Retention.objects.create(app=app)
     domain_add(app=app, name="www.example.com", by=world.alice)
     former_note("old.example.com", world.acme.pk)
+    person_set(app=app, name="visitor", password="PASSWORD-TEXT", by=world.alice)
+    GatewayPort.objects.create(port=20001, owner=app.pk, tenant_id=app.tenant_id)
     rollout_start(
         app=app, version="1.0", by=world.alice, instances=1, settings_=ReleaseSettings(env={"K": "ENV-VALUE-TEXT"})
     )

@@ -27,6 +27,7 @@ class AppSerializer(serializers.ModelSerializer[App]):
             "slug",
             "tenant",
             "url",
+            "protocol",
             "instances_ready",
             "instances_live",
             "deploy_on_push",
@@ -44,12 +45,14 @@ class AppSerializer(serializers.ModelSerializer[App]):
 class AppInput(serializers.Serializer[Any]):
     tenant = serializers.CharField(max_length=40)
     slug = serializers.CharField(max_length=200, trim_whitespace=False)
+    protocol = serializers.ChoiceField(App.Protocol.choices, required=False, default=App.Protocol.HTTP.value)
 
 
 class AppChangeInput(serializers.Serializer[Any]):
     """``deploy_on_push``: tags of this pattern are deployed when they are pushed; empty: none."""
 
-    deploy_on_push = serializers.CharField(max_length=128, allow_blank=True, trim_whitespace=False)
+    deploy_on_push = serializers.CharField(max_length=128, allow_blank=True, trim_whitespace=False, required=False)
+    protocol = serializers.ChoiceField(App.Protocol.choices, required=False)
 
 
 class AppDeleteInput(serializers.Serializer[Any]):

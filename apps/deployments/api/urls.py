@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from apps.deployments.api import catalogue, domains, placements, retention, rollouts, views
+from apps.deployments.api import catalogue, domains, placements, policies, retention, rollouts, views
 
 urlpatterns = [
     path("apps/", views.AppList.as_view(), name="api-apps"),
@@ -33,6 +33,11 @@ urlpatterns = [
     path("apps/<slug:slug>/domains/<int:pk>/", domains.DomainDetail.as_view(), name="api-domain"),
     path("apps/<slug:slug>/domains/<int:pk>/check/", domains.DomainCheck.as_view(), name="api-domain-check"),
     path("tenants/<slug:slug>/domains/", domains.TenantDomainList.as_view(), name="api-tenant-domains"),
+    path("apps/<slug:slug>/policy/", policies.PolicyDetail.as_view(), name="api-policy"),
+    path("apps/<slug:slug>/policy/people/", policies.PersonList.as_view(), name="api-people"),
+    path("apps/<slug:slug>/policy/people/<str:name>/", policies.PersonDetail.as_view(), name="api-person"),
+    path("apps/<slug:slug>/ports/", policies.PortList.as_view(), name="api-ports"),
+    path("apps/<slug:slug>/ports/<int:port>/", policies.PortDetail.as_view(), name="api-port"),
     path("apps/<slug:slug>/events/", views.EventList.as_view(), name="api-events"),
     path("placements/explain/", placements.PlacementExplain.as_view(), name="api-placements-explain"),
     path("placements/explain", placements.PlacementExplainBare.as_view()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from django.db import transaction
 from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema
 from rest_framework import generics, status
@@ -26,6 +27,7 @@ from apps.deployments.api.serializers import (
 from apps.deployments.models import App, Instance, Release
 from apps.deployments.services.apps import app_create
 from apps.deployments.services.deleting import app_delete
+from apps.deployments.services.protocols import protocol_set
 from apps.deployments.services.pushes import deploy_on_push_set
 from apps.tenants.permissions import person
 from apps.tenants.selectors import tenant_visible_to
@@ -52,7 +54,12 @@ class AppList(generics.ListAPIView[App]):
         given = AppInput(data=request.data)
         given.is_valid(raise_exception=True)
         tenant = tenant_visible_to(request.user, given.validated_data["tenant"])
-        app = app_create(tenant=tenant, slug=given.validated_data["slug"], by=person(request.user))
+        app = app_create(
+            tenant=tenant,
+            slug=given.validated_data["slug"],
+            by=person(request.user),
+            protocol=given.validated_data["protocol"],
+        )
         return Response(AppSerializer(app).data, status=status.HTTP_201_CREATED)
 
 
@@ -66,11 +73,15 @@ class AppDetail(APIView):
 
     @extend_schema(operation_id="apps_partial_update", request=AppChangeInput, responses=AppSerializer)
     def patch(self, request: Request, slug: str) -> Response:
-        """Change what pushes deploy."""
+        """Change what pushes deploy, or what the app speaks."""
         app = selectors.app_visible_to(request.user, slug)
         given = AppChangeInput(data=request.data)
         given.is_valid(raise_exception=True)
-        deploy_on_push_set(app=app, pattern=given.validated_data["deploy_on_push"], by=person(request.user))
+        with transaction.atomic():
+            if "protocol" in given.validated_data:
+                protocol_set(app=app, protocol=given.validated_data["protocol"], by=person(request.user))
+            if "deploy_on_push" in given.validated_data:
+                deploy_on_push_set(app=app, pattern=given.validated_data["deploy_on_push"], by=person(request.user))
         return Response(AppSerializer(selectors.apps_with_counts(request.user).get(slug=slug)).data)
 
     @extend_schema(operation_id="apps_destroy", request=AppDeleteInput, responses={202: AppSerializer})

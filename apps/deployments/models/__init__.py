@@ -4,6 +4,7 @@ from apps.deployments.models.domains import Domain, DomainName, FormerName
 from apps.deployments.models.explanations import Explanation
 from apps.deployments.models.gateways import Gateway
 from apps.deployments.models.instances import Instance
+from apps.deployments.models.policies import GatewayPolicy, GatewayPort, SignInPerson
 from apps.deployments.models.releases import Release, ReplicaSet
 from apps.deployments.models.retention import Retention
 from apps.deployments.models.rollouts import Rollout
@@ -16,10 +17,13 @@ __all__ = [
     "FailureCapsule",
     "FormerName",
     "Gateway",
+    "GatewayPolicy",
+    "GatewayPort",
     "Instance",
     "NoLog",
     "Release",
     "ReplicaSet",
     "Retention",
     "Rollout",
+    "SignInPerson",
 ]

@@ -15,9 +15,17 @@ from apps.tenants.models.tenants import SLUG, valid_slug
 class App(Leased):
     """What a tenant deploys. ``slug`` is the appId: the name in the registry, in ZooKeeper and in its address."""
 
+    class Protocol(models.TextChoices):
+        """What its instances speak with gateways: gateway.contract.PROTOCOLS."""
+
+        HTTP = "http", "HTTP/1.1"
+        H2 = "h2", "HTTP/2 without TLS, as gRPC servers do"
+        TCP = "tcp", "TCP"
+
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="apps")
     cluster = models.ForeignKey(Cluster, on_delete=models.PROTECT, related_name="apps")
     slug = models.CharField(max_length=40, unique=True, validators=[valid_slug])
+    protocol = models.CharField(max_length=4, choices=Protocol, default=Protocol.HTTP, db_default=Protocol.HTTP)
     created_at = models.DateTimeField(auto_now_add=True)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
     deploy_on_push = models.CharField(

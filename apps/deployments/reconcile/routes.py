@@ -13,6 +13,7 @@ from apps.deployments.discovery import DiscoveryUnavailable, EpochMissing, Recei
 from apps.deployments.models import App
 from apps.deployments.reconcile.clients import Clients
 from apps.deployments.selectors import publication_of, routed
+from apps.deployments.services.gateway_ports import ports_unrouted, rests_end, waits_unrouted
 from apps.deployments.services.routing import gateways_seen, quarantines_end, route_published
 from gateway.contract import ContractError
 
@@ -47,7 +48,12 @@ def publish(app_id: int, slug: str, clients: Clients, *, rebuilding: bool = Fals
 def withdraw(app_id: int, slug: str, clients: Clients) -> bool:
     """Take all of an app that has no route any more out of ZooKeeper. False where that can't be done now."""
     try:
-        return clients.discovery.withdraw(slug, lambda: publication_of(app_id) is None)
+        if not clients.discovery.withdraw(slug, lambda: publication_of(app_id) is None):
+            return False
+        if waits_unrouted(app_id):
+            epoch, zxid = clients.discovery.at()
+            ports_unrouted(owner=app_id, wanted=None, epoch=epoch, zxid=zxid)
+        return True
     except DiscoveryUnavailable as error:
         log.warning("withdraw_failed", app=slug, error=error.detail)
         return False
@@ -103,4 +109,5 @@ def gateways_observe(clients: Clients) -> int:
     except DiscoveryUnavailable as error:
         log.warning("gateways_unseen", error=error.detail)
         return 0
+    rests_end(epoch=epoch)
     return quarantines_end(epoch=epoch)

@@ -50,6 +50,7 @@ from apps.deployments.selectors.people import (
     rollouts_of,
     versions_of_app,
 )
+from apps.deployments.selectors.policies import claimed_ports, in_maintenance, people_of, rules_of_gateways
 
 __all__ = [
     "OF_REPOSITORY",
@@ -70,9 +71,11 @@ __all__ = [
     "apps_with_counts",
     "batched",
     "capsule_of",
+    "claimed_ports",
     "crowded",
     "events_of",
     "hosts_away_of",
+    "in_maintenance",
     "instance_of",
     "instance_read",
     "instances_of",
@@ -84,6 +87,7 @@ __all__ = [
     "next_to_start",
     "next_to_stop",
     "own_failures",
+    "people_of",
     "publication_of",
     "queue_position",
     "recent_failures",
@@ -92,6 +96,7 @@ __all__ = [
     "rollout_of",
     "rollouts_of",
     "routed",
+    "rules_of_gateways",
     "standing_of",
     "stopping_enough",
     "unfinished_apps",

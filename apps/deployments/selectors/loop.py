@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -17,6 +17,7 @@ from apps.core.clock import now
 from apps.core.leases import free
 from apps.deployments.models import App, Gateway, Instance, Release, ReplicaSet, Rollout
 from apps.deployments.selectors.domains import leads_to
+from apps.deployments.selectors.policies import policy_of, ports_of, tested_of
 from apps.hosts.models import Host
 from apps.tenants.models import Tenant
 from gateway.contract import Policy
@@ -40,7 +41,7 @@ class Publication:
     """What should be routed for one app, as of ``wanted`` (App.route_wanted).
 
     ``groups``: a share (0 to 100) and the container ids that get it together; where there are any, gateways go by them
-    instead of ``weights``. ``policy``: see gateway.contract. ``places``: host or wildcard, and path prefix.
+    instead of ``weights``. The rest: see gateway.contract.Route.
     """
 
     app: str
@@ -51,6 +52,9 @@ class Publication:
     groups: tuple[tuple[int, tuple[str, ...]], ...] = ()
     policy: Policy = field(default_factory=Policy)
     places: tuple[tuple[str, str], ...] = ()
+    protocol: str = "http"
+    ports: tuple[int, ...] = ()
+    passthrough: tuple[str, ...] = ()
 
 
 def publication_of(app_id: int) -> Publication | None:
@@ -58,7 +62,7 @@ def publication_of(app_id: int) -> Publication | None:
 
     ``wanted`` is read first: what changes later asks for another publication.
     """
-    app = App.objects.filter(pk=app_id).only("slug", "route_wanted", "deleting_at").first()
+    app = App.objects.filter(pk=app_id).only("slug", "route_wanted", "deleting_at", "protocol").first()
     if app is None or (app.deleting_at is not None and not app.instances.filter(released=False).exists()):
         return None
     wanted = app.route_wanted
@@ -74,41 +78,56 @@ def publication_of(app_id: int) -> Publication | None:
             "replica_set__weight",
         )
     )
+    found = list(rows)
     leads = leads_to(app_id)
+    tcp = app.protocol == App.Protocol.TCP
+    policy = policy_of(app_id, tcp=tcp)
+    testers = tested_of(app_id) if policy.canary_for_testers else None
     return Publication(
         app=app.slug,
         wanted=wanted,
-        domains=leads.whole,
-        places=leads.places,
-        **_shares(app_id, list(rows)),
+        # What speaks TCP is found by a port, or by the name that a client asks for when it begins TLS.
+        domains=() if tcp else leads.whole,
+        places=() if tcp else leads.places,
+        passthrough=leads.whole if tcp else (),
+        ports=ports_of(app_id) if tcp else (),
+        protocol=app.protocol,
+        policy=replace(
+            policy.asked,
+            asleep=not found and _asleep(app_id),
+            testers=tuple(sorted(one[1] for one in found if one[4] == testers)),
+        ),
+        **_shares(found, testers),
     )
 
 
-def _shares(app_id: int, rows: list[tuple[str, str, str, int, int, int]]) -> dict[str, Any]:
+def _shares(rows: list[tuple[str, str, str, int, int, int]], testers: int | None) -> dict[str, Any]:
     """Which instances are published, and what part of the traffic each version gets; each release, where several
     releases of one version have a part.
 
-    One that has no share stays out beside others of its version that have: it would get of theirs. Where none that has
-    one is ready, those that are ready share alike: better the other version's answer than none.
+    One that has no share stays out beside others of its version that have: it would get of theirs; but those of the
+    replica set ``testers`` are published, for whoever asks for them, with no share. Where none that has one is ready,
+    those that are ready share alike: better the other version's answer than none.
     """
     alike = not any(weight for *_, weight in rows)
     counts = Counter(of for *_, of, _ in rows)
     shared: dict[str, dict[int, int]] = defaultdict(dict)
     for tag, _, _, _, of, weight in rows:
         shared[tag][of] = min(100, counts[of]) if alike else weight
-    published, groups = [], defaultdict(list)
+    published, groups, apart = [], defaultdict(list), False
     for tag, container_id, address, port, of, _ in rows:
-        if shared[tag][of] == 0 < max(shared[tag].values()):
+        beside = shared[tag][of] == 0 < max(shared[tag].values())
+        if beside and of != testers:
             continue
+        apart = apart or beside
         published.append(Published(tag, container_id, address, port))
         groups[of].append(container_id)
-    mixed = any(sum(weight > 0 for weight in sets.values()) > 1 for sets in shared.values())
+    mixed = apart or any(sum(weight > 0 for weight in sets.values()) > 1 for sets in shared.values())
     share_of = {pk: weight for sets in shared.values() for pk, weight in sets.items()}
     return {
         "weights": {tag: min(100, sum(sets.values())) for tag, sets in shared.items()},
         "instances": tuple(published),
         "groups": tuple((share_of[pk], tuple(sorted(ids))) for pk, ids in sorted(groups.items())) if mixed else (),
-        "policy": Policy(asleep=not rows and _asleep(app_id)),
     }
 
 

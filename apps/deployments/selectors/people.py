@@ -66,9 +66,16 @@ def apps_of_tenant(tenant_id: int) -> QuerySet[App]:
 
 
 def app_url(app: App) -> str:
-    """Where the gateway serves the app."""
+    """Where the gateway serves the app. One of TCP is served at its ports, which do not stand in it."""
+    if app.protocol == App.Protocol.TCP:
+        return f"tcp://{app.slug}.{settings.PLATFORM_DOMAIN}"
     port = "" if settings.GATEWAY_URL_PORT == 80 else f":{settings.GATEWAY_URL_PORT}"
     return f"http://{app.slug}.{settings.PLATFORM_DOMAIN}{port}/"
+
+
+def port_address(app: App, port: int) -> str:
+    """``host:port`` for clients of an app of TCP. Any name that leads to the gateways does: the port decides."""
+    return f"{app.slug}.{settings.PLATFORM_DOMAIN}:{port}"
 
 
 def releases_of(app: App) -> QuerySet[Release]:

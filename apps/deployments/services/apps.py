@@ -67,8 +67,8 @@ def _of_the_platform(name: str) -> bool:
     return name in own
 
 
-def app_create(*, tenant: Tenant, slug: str, by: User) -> App:
-    """An app with its repository and its platform address.
+def app_create(*, tenant: Tenant, slug: str, by: User, protocol: str = App.Protocol.HTTP) -> App:
+    """An app with its repository and its platform address. ``protocol`` is one of App.Protocol.
 
     Raises Denied, SlugInvalid, SlugTaken (whoever holds the name), QuotaExceeded, TenantDeleting.
     """
@@ -86,7 +86,7 @@ def app_create(*, tenant: Tenant, slug: str, by: User) -> App:
             raise QuotaExceeded(f"The tenant may have {quota.apps} apps and has them. Ask an admin for more.")
         try:
             with transaction.atomic():
-                app = App.objects.create(tenant=tenant, cluster=cluster, slug=slug, created_by=by)
+                app = App.objects.create(tenant=tenant, cluster=cluster, slug=slug, created_by=by, protocol=protocol)
                 repository_create(tenant=tenant, name=slug)
                 Domain.objects.create(app=app, name=f"{slug}.{settings.PLATFORM_DOMAIN}", is_platform=True)
         except IntegrityError:

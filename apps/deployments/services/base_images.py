@@ -45,7 +45,8 @@ def app_from_base(*, tenant: Tenant, slug: str, image: str, version: str, env: M
     if version not in found.versions or not ready.exists():
         raise BaseImageInvalid(f"There is no {image} {version[:40]} here. Pick another version.", field="version")
     hidden, readable, made = env_for(found, env)
-    app = app_create(tenant=tenant, slug=slug, by=by)
+    protocol = App.Protocol.TCP if found.health == "tcp" else App.Protocol.HTTP
+    app = app_create(tenant=tenant, slug=slug, by=by, protocol=protocol)
     copy = app_import(
         app=app,
         source=f"{settings.REGISTRY_PUBLIC}/{found.repository}:{version}",

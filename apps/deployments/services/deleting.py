@@ -20,6 +20,7 @@ from apps.deployments.models import App, Instance, Rollout
 from apps.deployments.selectors import apps_of_tenant, versions_of_app
 from apps.deployments.services.apps import route_touch
 from apps.deployments.services.domains import names_released
+from apps.deployments.services.gateway_ports import ports_release
 from apps.deployments.services.instances import instance_drain
 from apps.deployments.services.moves import rollout_end
 from apps.hosts.models import Host
@@ -103,6 +104,7 @@ def app_close(*, app_id: int, by: str) -> bool:
         )
     App.objects.filter(pk=app.pk).update(deleting_at=now())
     app_unwant(app=app)
+    ports_release(app=app)
     repository_close(name=app.slug)
     events.record("app.deleting", f"App {app.slug} is being deleted.", tenant_id=app.tenant_id, app_id=app.pk, actor=by)
     route_touch(app_id=app.pk)

@@ -246,6 +246,9 @@ def rollout_end(
             rollout=rollout.number,
             cause=code,
         )
+        if rollout.strategy == Rollout.Strategy.CANARY:
+            # Nobody may ask for it any more.
+            route_touch(app_id=rollout.app_id)
         # What waits behind it may begin.
         jobs.enqueue(jobs.RECONCILE_APP, rollout.app_id)
     return bool(ended)

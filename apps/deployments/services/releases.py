@@ -74,8 +74,11 @@ def release_create(*, app: App, version: Version, asked: ReleaseSettings, by: Us
     ``actor`` is who it is told to be by, where that is not ``by``.
     """
     base = base_of(app) or Release(
-        container_port=8080, memory_mb=256, cpu_millis=100, health_path=DEFAULT_PATH, stop_grace_s=10
+        container_port=8080, memory_mb=256, cpu_millis=100, health_path=path_at_first(app), stop_grace_s=10
     )
+    if not base.readiness and base.health_path == DEFAULT_PATH:
+        # Of before the app's protocol was changed: what nobody asked for is no reason never to be ready.
+        base.health_path = path_at_first(app)
     env, readable = _env_asked(asked, base)
     placement = rules_checked(asked.placement, app=app, viewer=by) if asked.placement is not None else base.placement
     path, readiness = _readiness(asked, base)
@@ -106,6 +109,14 @@ def release_create(*, app: App, version: Version, asked: ReleaseSettings, by: Us
         )
     release.save()
     return release
+
+
+def path_at_first(app: App) -> str:
+    """What is asked of an app's instances unless somebody says otherwise; empty is a TCP connect.
+
+    Checks speak HTTP/1.1, which neither servers of HTTP/2 without TLS nor of TCP need to.
+    """
+    return DEFAULT_PATH if app.protocol == App.Protocol.HTTP else ""
 
 
 def base_of(app: App) -> Release | None:

@@ -12,6 +12,7 @@ from apps.core.clock import now
 from apps.core.duties import away
 from apps.deployments.models import App, Gateway
 from apps.deployments.selectors import live_gateways
+from apps.deployments.services.gateway_ports import ports_unrouted
 from apps.hosts.selectors import quarantined_ports
 from apps.hosts.services.claims import quarantine_end
 from gateway.contract import GatewayState
@@ -19,11 +20,13 @@ from gateway.contract import GatewayState
 QUARANTINES_AT_ONCE = 2000
 
 
+@transaction.atomic
 def route_published(*, app_id: int, wanted: int, epoch: str, zxid: int) -> None:
     """The publication that was asked for as ``wanted`` stands in ZooKeeper. An older one changes nothing."""
-    App.objects.filter(pk=app_id, route_published__lt=wanted).update(
+    if App.objects.filter(pk=app_id, route_published__lt=wanted).update(
         route_published=wanted, route_epoch=epoch, route_zxid=zxid
-    )
+    ):
+        ports_unrouted(owner=app_id, wanted=wanted, epoch=epoch, zxid=zxid)
 
 
 @transaction.atomic

@@ -182,7 +182,15 @@ def _routes(patterns=None, prefix=""):
             yield "/" + path
 
 
-ARGUMENTS = {"<slug:slug>": "shop", "<int:number>": "1", "<int:pk>": "1", "<slug:name>": "host-1", "<str:tag>": "1.0"}
+ARGUMENTS = {
+    "<slug:slug>": "shop",
+    "<int:number>": "1",
+    "<int:pk>": "1",
+    "<slug:name>": "host-1",
+    "<str:tag>": "1.0",
+    "<str:name>": "p",
+    "<int:port>": "1",
+}
 
 
 def _arguments():

@@ -14,7 +14,7 @@ from apps.core.errors import BerthError, Denied
 from apps.deployments.models import App, Rollout
 from apps.deployments.selectors import app_visible_to, queue_position, rollout_of
 from apps.deployments.services.apps import AppDeleting
-from apps.deployments.services.releases import base_of
+from apps.deployments.services.releases import base_of, path_at_first
 from apps.deployments.services.rollouts import rollout_cancel, rollout_start, undeploy
 from apps.deployments.services.scaling import app_scale
 from apps.tenants.permissions import Action, require
@@ -38,7 +38,7 @@ def _render(
     # What a deploy keeps is what it would be made from.
     release = base_of(app) if rights.deploy else None
     if form is None and rights.deploy:
-        initial = DeployForm.initial_of(release, wanted_now(app))
+        initial = DeployForm.initial_of(release, wanted_now(app), path_at_first(app))
         form = DeployForm(versions=version_tags(app), initial=initial)
     live = AppLive(app)
     if scale is None and rights.deploy:

@@ -59,7 +59,9 @@ def app_new(request: MemberRequest) -> HttpResponse:
         if form.is_valid():
             tenant, slug = form.cleaned_data["tenant"], form.cleaned_data["slug"]
             try:
-                app = app_create(tenant=tenant, slug=slug, by=request.user)
+                app = app_create(
+                    tenant=tenant, slug=slug, by=request.user, protocol=form.cleaned_data["protocol"] or "http"
+                )
             except Denied:
                 raise
             except BerthError as error:

@@ -43,6 +43,8 @@ class BaseAppForm(AppForm):
                 help_text=f"{one.words[language()]} {hint}".strip(),
             )
         super().__init__(*args, tenants=tenants, **kwargs)
+        # The image says what it speaks.
+        del self.fields["protocol"]
         self.fields.update(fields)
         self.dress()
         self.named = [self[one.name] for one in image.env]
