@@ -69,6 +69,8 @@ class FakeDiscovery:
     weights: dict[str, dict[str, int]] = field(default_factory=dict)
     groups: dict[str, tuple[tuple[int, tuple[str, ...]], ...]] = field(default_factory=dict)
     policies: dict[str, dict[str, object]] = field(default_factory=dict)
+    challenges: dict[str, dict[str, str]] = field(default_factory=dict)
+    certificate_nodes: dict[str, bytes] = field(default_factory=dict)
     served: dict[str, int] = field(default_factory=dict)
     automatic: bool = True
     down: bool = False
@@ -88,7 +90,8 @@ class FakeDiscovery:
         self.nodes[app] = {(one.version, one.container_id): f"{one.host}:{one.port}" for one in wanted.instances}
         self.weights[app] = wanted.weights
         self.groups[app] = wanted.groups
-        self.policies[app] = dict(wanted.policy)
+        self.policies[app] = wanted.policy.to_body()
+        self.challenges[app] = wanted.challenges
         if self.automatic:
             self.served = dict.fromkeys(self.served, self.zxid)
         return Receipt(wanted.wanted, self.epoch_name, self.zxid)
@@ -115,6 +118,26 @@ class FakeDiscovery:
         for app in extra:
             del self.nodes[app]
         return len(extra)
+
+    def certificates(self, work):  # type: ignore[no-untyped-def]
+        from apps.deployments.discovery import DiscoveryUnavailable
+
+        if self.down:
+            raise DiscoveryUnavailable("down")
+        return work(self)
+
+    def names(self) -> list[str]:
+        return sorted(self.certificate_nodes)
+
+    def read(self, name: str) -> bytes | None:
+        return self.certificate_nodes.get(name)
+
+    def write(self, name: str, payload: bytes) -> None:
+        self.zxid += 1
+        self.certificate_nodes[name] = payload
+
+    def remove(self, name: str) -> None:
+        self.certificate_nodes.pop(name, None)
 
     def gateways(self) -> list[GatewayState]:
         from apps.deployments.discovery import DiscoveryUnavailable

@@ -31,6 +31,8 @@ UPLOAD = "registry.upload"
 SPOOL_CLEAN = "registry.spool_clean"
 IMPORT = "registry.import"
 DEPLOY_IMPORTED = "deployments.deploy_imported"
+ORDER_CERTIFICATE = "deployments.order_certificate"
+PUBLISH_CERTIFICATES = "deployments.publish_certificates"
 
 
 def enqueue(name: str, *ids: int | str) -> None:

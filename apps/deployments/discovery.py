@@ -29,6 +29,7 @@ from kazoo.retry import KazooRetry
 from kazoo.security import make_digest_acl
 
 from apps.core.errors import PlatformError
+from apps.deployments.discovery_certificates import CertificateNodes, CertificateTree
 from apps.deployments.kept import Addresses, Kept, Stands
 from apps.deployments.selectors import Publication
 from gateway import contract
@@ -163,6 +164,10 @@ class Publisher:
 
         return self._guarded(ask)
 
+    def certificates(self, work: Callable[[CertificateNodes], T]) -> T:
+        """Work on the certificates' nodes."""
+        return self._guarded(lambda: work(CertificateTree(self._client, self._acl)))
+
     def ping(self) -> None:
         self._guarded(lambda: self._client.exists(contract.ROOT))
 
@@ -235,6 +240,7 @@ class Publisher:
     def _lay_out(self) -> None:
         for path in (contract.ROOT, contract.SERVICE_PATH, contract.ADDRESS_PATH, contract.ROUTE_PATH):
             self._ensure(path, self._acl)
+        self._ensure(contract.CERTIFICATE_PATH, self._acl)
         self._ensure(contract.GATEWAY_PATH, self._gateways_acl)
 
     def _ensure(self, path: str, acl: Sequence[Any]) -> None:
@@ -404,7 +410,15 @@ class Publisher:
 
 def _route(wanted: Publication, revision: int) -> contract.Route:
     groups = tuple(contract.Group(share, containers) for share, containers in wanted.groups)
-    return contract.Route(wanted.app, revision, wanted.domains, wanted.weights, wanted.policy, groups)
+    return contract.Route(
+        wanted.app,
+        revision,
+        wanted.domains,
+        wanted.weights,
+        wanted.policy,
+        groups,
+        challenges=wanted.challenges,
+    )
 
 
 def _revision(route_now: tuple[bytes, Any] | None) -> int:

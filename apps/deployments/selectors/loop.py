@@ -16,6 +16,7 @@ from apps.core import compiled
 from apps.core.clock import now
 from apps.core.leases import free
 from apps.deployments.models import App, Gateway, Instance, Release, ReplicaSet, Rollout
+from apps.deployments.selectors.certificates import challenges_of
 from apps.hosts.models import Host
 from apps.tenants.models import Tenant
 from gateway.contract import Policy
@@ -39,7 +40,7 @@ class Publication:
     """What should be routed for one app, as of ``wanted`` (App.route_wanted).
 
     ``groups``: a share (0 to 100) and the container ids that get it together; where there are any, gateways go by them
-    instead of ``weights``. ``policy``: see gateway.contract.
+    instead of ``weights``. ``policy`` and ``challenges``: see gateway.contract.
     """
 
     app: str
@@ -49,6 +50,7 @@ class Publication:
     instances: tuple[Published, ...]
     groups: tuple[tuple[int, tuple[str, ...]], ...] = ()
     policy: Policy = field(default_factory=Policy)
+    challenges: dict[str, str] = field(default_factory=dict)
 
 
 def publication_of(app_id: int) -> Publication | None:
@@ -76,6 +78,7 @@ def publication_of(app_id: int) -> Publication | None:
         app=app.slug,
         wanted=wanted,
         domains=tuple(app.domains.order_by("name").values_list("name", flat=True)),
+        challenges=challenges_of(app_id),
         **_shares(app_id, list(rows)),
     )
 
