@@ -51,9 +51,7 @@ def upload(world, issued, by=None, tenant=None):
 
 
 def nodes(loop):
-    return {
-        name: contract.Certificate.from_json(payload) for name, payload in loop.discovery.certificate_nodes.items()
-    }
+    return {name: contract.Certificate.from_json(payload) for name, payload in loop.discovery.certificate_nodes.items()}
 
 
 def test_a_certificate_that_is_sent_reaches_a_gateway_as_it_was_and_its_key_is_nowhere_in_clear(
@@ -73,7 +71,7 @@ def test_a_certificate_that_is_sent_reaches_a_gateway_as_it_was_and_its_key_is_n
     assert issued.key in (tmp_path / file).read_text()
     made.refresh_from_db()
     assert made.published == made.wanted
-    with_key = Certificate.objects.filter(pk=made.pk).extra(select={"raw": '"deployments_certificate"."key"'})  # noqa: S610
+    with_key = Certificate.objects.filter(pk=made.pk).extra(select={"raw": '"deployments_certificate"."key"'})
     assert "PRIVATE" not in with_key.values_list("raw", flat=True).get()
 
 
@@ -227,7 +225,12 @@ def test_each_warning_is_given_once_and_begins_anew_with_another_certificate(wor
         expiries_tell()
         said.append(Event.objects.filter(code__startswith="certificate.end").count())
     assert said == [0, 1, 1, 2, 3, 4, 4, 5, 5]
-    assert [one.detail["days"] for one in Event.objects.filter(code="certificate.ends").order_by("pk")] == [30, 14, 7, 1]
+    assert [one.detail["days"] for one in Event.objects.filter(code="certificate.ends").order_by("pk")] == [
+        30,
+        14,
+        7,
+        1,
+    ]
     # Found late, it is told of once.
     Certificate.objects.filter(pk=made.pk).update(not_after=now() + timedelta(days=2), warned_days=None)
     assert (expiries_tell(), expiries_tell()) == (1, 0)
