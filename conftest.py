@@ -72,6 +72,8 @@ class FakeDiscovery:
     policies: dict[str, dict[str, object]] = field(default_factory=dict)
     leads: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str], ...]]] = field(default_factory=dict)
     published_last: dict[str, Any] = field(default_factory=dict)
+    challenges: dict[str, dict[str, str]] = field(default_factory=dict)
+    certificate_nodes: dict[str, bytes] = field(default_factory=dict)
     served: dict[str, int] = field(default_factory=dict)
     automatic: bool = True
     down: bool = False
@@ -94,6 +96,7 @@ class FakeDiscovery:
         self.leads[app] = (wanted.domains, wanted.places)
         self.policies[app] = wanted.policy.to_body()
         self.published_last[app] = wanted
+        self.challenges[app] = wanted.challenges
         if self.automatic:
             self.served = dict.fromkeys(self.served, self.zxid)
         return Receipt(wanted.wanted, self.epoch_name, self.zxid)
@@ -123,6 +126,26 @@ class FakeDiscovery:
         for app in extra:
             del self.nodes[app]
         return len(extra)
+
+    def certificates(self, work):  # type: ignore[no-untyped-def]
+        from apps.deployments.discovery import DiscoveryUnavailable
+
+        if self.down:
+            raise DiscoveryUnavailable("down")
+        return work(self)
+
+    def names(self) -> list[str]:
+        return sorted(self.certificate_nodes)
+
+    def read(self, name: str) -> bytes | None:
+        return self.certificate_nodes.get(name)
+
+    def write(self, name: str, payload: bytes) -> None:
+        self.zxid += 1
+        self.certificate_nodes[name] = payload
+
+    def remove(self, name: str) -> None:
+        self.certificate_nodes.pop(name, None)
 
     def gateways(self) -> list[GatewayState]:
         from apps.deployments.discovery import DiscoveryUnavailable
@@ -234,6 +257,25 @@ class World:
         from apps.deployments.services.apps import app_create
 
         return app_create(tenant=tenant or self.acme, slug=slug, by=by or self.alice)
+
+    def holds(self, app, name: str, prefix: str = "/"):  # type: ignore[no-untyped-def]
+        """A name of the app's tenant, proven."""
+        from datetime import timedelta
+
+        from apps.core.clock import now
+        from apps.deployments.models import Domain, DomainName
+
+        claim, _ = DomainName.objects.get_or_create(
+            tenant=app.tenant,
+            name=name,
+            defaults={
+                "token": "t" * 32,
+                "status": DomainName.Status.PROVEN,
+                "proven_at": now(),
+                "expires_at": now() + timedelta(days=7),
+            },
+        )
+        return Domain.objects.create(app=app, name=name, prefix=prefix, held=claim)
 
     def push(self, app, tag: str = "1.0", digest: str = "a" * 64):  # type: ignore[no-untyped-def]
         from apps.core.clock import now

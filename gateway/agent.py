@@ -10,12 +10,14 @@ from __future__ import annotations
 import fcntl
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 import structlog
 
 from gateway import plan, state
+from gateway.certificates import Certificates
 from gateway.dataplane import DataPlane, DataPlaneError
 from gateway.frame import Frame
 from gateway.haproxy import Haproxy
@@ -55,6 +57,7 @@ class Agent:
         self._owners = saved.owners
         self._seen = saved.seen
         self._expected = 0
+        self._certificates = Certificates(self._directory, settings.certificate_keys if settings.https_bind else ())
         self._haproxy = Haproxy(self._directory, settings.haproxy)
         self.counters = Counters(settings.gateway_id)
         self._listener = Listener(settings.log_bind, self.counters)
@@ -66,6 +69,8 @@ class Agent:
             log_bind=settings.log_bind,
             gateway=settings.gateway_id,
             tcp_ports=settings.tcp_ports,
+            https_bind=settings.https_bind,
+            passthrough=settings.tls_passthrough,
         )
         self._plane = DataPlane(self._haproxy, frame, settings.drain_seconds)
         self._watcher = Watcher(
@@ -79,8 +84,9 @@ class Agent:
             seen=saved.seen,
         )
         self._target: Plane | None = None
-        self._planned = -1
-        self._stored = 0
+        # Revisions of what is wanted: of apps, and of certificates.
+        self._planned = (-1, -1)
+        self._stored = (0, -1)
         self._unapplied = True
         self._waits_for_all = False
         self._retry_at = 0.0
@@ -126,6 +132,8 @@ class Agent:
             "in_grace": self._wanted.in_grace,
             "apps": len(apps),
             "instances": sum(app.count() for app in apps),
+            "certificates": len(self._certificates),
+            "certificate_faults": dict(self._certificates.faults) | self._plane.refused_certificates,
             "slots": self._plane.slots,
             "haproxy_pid": self._haproxy.master,
             "haproxy_worker_pid": self._haproxy.worker,
@@ -143,6 +151,10 @@ class Agent:
     def _stuck(self) -> bool:
         return time.monotonic() > self._turned_at + STUCK_SECONDS
 
+    @property
+    def _revision(self) -> tuple[int, int]:
+        return self._wanted.revision, self._certificates.revision
+
     # One turn
 
     def _turn(self) -> None:
@@ -155,6 +167,7 @@ class Agent:
             if update.listed is not None:
                 self._wanted.listed(update.listed)
             self._wanted.read(update.readings)
+            self._certificates.read(update.certificates.payloads, update.certificates.listed)
             self._expected, self._seen = update.expected, update.seen
         if late := self._wanted.expire(now):
             _log.warning("gateway.dropped_after_grace", apps=late[:20], count=len(late))
@@ -173,7 +186,7 @@ class Agent:
                 return
             self._waits_for_all = False
         now = time.monotonic()
-        if self._planned != self._wanted.revision:
+        if self._planned != self._revision:
             self._plan()
         stored = self._store()
         if self._unapplied or self._target is None or self._plane.needs(self._target):
@@ -194,24 +207,29 @@ class Agent:
             spare=self._settings.spare_slots,
             expected=max(self._expected, len(apps)),
         )
-        self._slots, self._owners, self._target = planned.slots, planned.owners, planned.plane
+        self._slots, self._owners = planned.slots, planned.owners
+        self._target = replace(planned.plane, certificates=self._certificates.wanted())
         self.counters.assign(self._slots)
-        self._planned = self._wanted.revision
+        self._planned = self._revision
         self._unapplied = True
 
     def _store(self) -> bool:
         """Whether the disk holds what is wanted. A full disk stops acknowledgements, not traffic."""
-        if self._stored == self._wanted.revision:
+        if self._stored == self._revision:
             return True
-        saved = state.Saved(
-            self._wanted.epoch, self._seen, dict(self._wanted.apps), dict(self._slots), dict(self._owners)
-        )
         try:
-            state.save(self._directory / STATE, saved)
+            if self._stored[1] != self._certificates.revision:
+                self._certificates.store()
+                self._stored = (self._stored[0], self._certificates.revision)
+            if self._stored[0] != self._wanted.revision:
+                wanted = self._wanted
+                slots, owners = dict(self._slots), dict(self._owners)
+                saved = state.Saved(wanted.epoch, self._seen, dict(wanted.apps), slots, owners)
+                state.save(self._directory / STATE, saved)
         except OSError as error:
             self._fail("state.not_saved", error)
             return False
-        self._stored = self._wanted.revision
+        self._stored = self._revision
         return True
 
     def _apply(self, now: float) -> None:
@@ -227,6 +245,7 @@ class Agent:
             return
         self._unapplied = False
         self._error = ""
+        self._certificates.tidy()
 
     def _fail(self, event: str, error: Exception) -> None:
         text = f"{event}: {error}"

@@ -19,6 +19,11 @@ BATCH_BYTES = 8_000
 _COMMAND = re.compile(r"[A-Za-z0-9@!$#][A-Za-z0-9 ._:/\[\]@!$#*+=~-]*")
 
 
+#: Of what goes behind a command: PEM, or a list's entries. An empty line would end it.
+_PAYLOAD = re.compile(r"[A-Za-z0-9*/+-][A-Za-z0-9*./+= -]*")
+PAYLOAD_BYTES = 15_000
+
+
 class CommandError(RuntimeError):
     """HAProxy refused a command, or the conversation broke."""
 
@@ -71,6 +76,21 @@ class Conversation:
             self.close()
             raise CommandError(f"conversation broke: {error}") from error
         return replies
+
+    def load(self, command: str, payload: Sequence[str]) -> str:
+        """A command with lines of payload. Raises CommandError if one is not fit, or the conversation breaks."""
+        if not payload or not all(_PAYLOAD.fullmatch(line) for line in payload):
+            raise CommandError(f"{command[:80]!r}: not a payload")
+        if sum(len(line) + 1 for line in payload) > PAYLOAD_BYTES:
+            raise CommandError(f"{command[:80]!r}: the payload is too long")
+        ((only,),) = _batches([command])
+        text = "\n".join((f"{only} <<", *payload, "", ""))
+        try:
+            self._socket.sendall(text.encode("ascii"))
+            return self._reply()
+        except OSError as error:
+            self.close()
+            raise CommandError(f"conversation broke: {error}") from error
 
     def close(self) -> None:
         self._socket.close()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gateway.contract import Address, ContractError
+from gateway.frame import CERTIFICATES
 from gateway.model import (
     LEADING,
     TCP_FIRST,
+    AddCertificate,
     AddServer,
+    DropCertificate,
     DropEntry,
     Operation,
     Plane,
@@ -21,10 +25,18 @@ from gateway.model import (
     backend_name,
     slot_of,
 )
-from gateway.render import server_options
+from gateway.render import FALLBACK, server_options
 
 REGISTERED = "New server registered."
 DELETED = "Server deleted."
+#: Payload lines are echoed as "+ " (management guide, 9.3).
+_DONE = re.compile(
+    r"(?:\+ )*(?:New empty certificate store '[^']*'!|Transaction (?:created|updated) for certificate \S*!"
+    r"|(?:Committing|Inserting)[^\n]*\n\.*Success!|Certificate '[^']*' deleted!"
+    r"|Entry '[^']*' deleted in crtlist '[^']*'!)"
+)
+
+INSERT_CERTIFICATES = f"add ssl crt-list {CERTIFICATES}"
 
 # FMAINT, IMAINT, CMAINT, FDRAIN, IDRAIN, RMAINT (HAProxy 2.6, management guide, `show servers state`).
 _OUT_OF_SERVICE = 0x01 | 0x02 | 0x04 | 0x08 | 0x10 | 0x20
@@ -54,6 +66,11 @@ def commands(operation: Operation) -> tuple[str, ...]:
             return (f"{'add' if new else 'set'} map {table} {key} {value}",)
         case DropEntry(table, key):
             return (f"del map {table} {key}",)
+        case DropCertificate(file):
+            return (f"del ssl crt-list {CERTIFICATES} {file}", f"del ssl cert {file}")
+        case AddCertificate(file):
+            # The second with the PEM; then INSERT_CERTIFICATES with the list's line.
+            return (f"new ssl cert {file}", f"set ssl cert {file}", f"commit ssl cert {file}")
 
 
 def restore(slot: int, server: Server) -> tuple[str, ...]:
@@ -85,8 +102,12 @@ def is_stopping(information: str) -> bool:
     return "Stopping: 1" in information.splitlines()
 
 
+def abort_certificate(file: str) -> str:
+    return f"abort ssl cert {file}"
+
+
 def accepted(reply: str) -> bool:
-    return reply in ("", REGISTERED)
+    return reply in ("", REGISTERED) or _DONE.fullmatch(reply) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +118,15 @@ class Observed:
     leaving: dict[tuple[int, str], Address]
 
 
-LISTINGS = ("show backend", "show servers state", *(f"show map {table}" for table in Table))
+LISTINGS = (
+    "show backend",
+    "show servers state",
+    f"show ssl crt-list {CERTIFICATES}",
+    *(f"show map {table}" for table in Table),
+)
 
 
-def observe(backends: str, servers: str, *maps: str) -> Observed:
+def observe(backends: str, servers: str, certificates: str, *maps: str) -> Observed:
     """From the answers to LISTINGS. Raises ContractError for one that is not one of ours."""
     found = [slot for line in backends.splitlines() if (slot := slot_of(line.strip())) is not None]
     slots = sorted(slot for slot in found if slot < TCP_FIRST)
@@ -120,7 +146,9 @@ def observe(backends: str, servers: str, *maps: str) -> Observed:
             words = line.split()
             if len(words) == 3:
                 tables.setdefault(table, {}).setdefault(words[1], words[2])
-    return Observed(Plane(len(slots), inside, tables, len(tcp)), leaving)
+    lines = [line.split() for line in certificates.splitlines() if not line.startswith("#")]
+    shown = {words[0]: tuple(words[1:]) for words in lines if words and words[0] != FALLBACK}
+    return Observed(Plane(len(slots), inside, tables, len(tcp), shown), leaving)
 
 
 def _servers(lines: Iterable[str]) -> Iterable[tuple[int, Server, int]]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -20,7 +20,7 @@ from gateway import cli, commands, diff, render
 from gateway.contract import Address, ContractError
 from gateway.frame import Frame, head
 from gateway.haproxy import Haproxy, HaproxyError
-from gateway.model import AddServer, Operation, Plane, RemoveServer, backend_name
+from gateway.model import AddCertificate, AddServer, DropCertificate, Operation, Plane, RemoveServer, backend_name
 
 # An upstream report has HAProxy crash when a server is deleted right after its last request.
 QUIET_SECONDS = 5.0
@@ -59,6 +59,8 @@ class DataPlane:
         self._reaped_at = self._reconciled_at = 0.0
         self.reloads = 0
         self.starts = 0
+        #: File -> what HAProxy said. It is left out from then on: one certificate must not stop all other changes.
+        self.refused_certificates: dict[str, str] = {}
 
     @property
     def slots(self) -> int:
@@ -102,6 +104,7 @@ class DataPlane:
 
     def apply(self, wanted: Plane) -> None:
         """Puts a plane in force. Raises DataPlaneError; then call it again."""
+        wanted = self._without_refused(wanted)
         try:
             if not self._haproxy.alive():
                 self._start(wanted)
@@ -115,7 +118,7 @@ class DataPlane:
             raise DataPlaneError(str(error)) from error
 
     def needs(self, wanted: Plane) -> bool:
-        return self._applied is None or self._applied != wanted or not self._haproxy.alive()
+        return self._applied is None or self._applied != self._without_refused(wanted) or not self._haproxy.alive()
 
     def tick(self) -> None:
         """What goes on in the background: deleting servers that left, ending workers, looking for drift."""
@@ -202,7 +205,7 @@ class DataPlane:
                 self._applied = None
                 self._reload(wanted)
                 return
-        self._applied = wanted
+        self._applied = self._without_refused(wanted)
         if operations:
             _log.info("dataplane.changed", operations=len(operations))
 
@@ -218,6 +221,17 @@ class DataPlane:
                     lines = []
                     self._expect(commands.commands(operation))
                     self._delete_now(slot, name)
+                    continue
+                case AddCertificate(file, names):
+                    self._expect(lines)
+                    lines = []
+                    self._add_certificate(file, names)
+                    continue
+                case DropCertificate(file):
+                    self._expect(lines)
+                    lines = []
+                    self._talk().run([commands.abort_certificate(file)])
+                    self._expect(commands.commands(operation))
                     continue
                 case AddServer(slot, server) if (slot, server.name) in self._leaving:
                     if self._leaving.pop((slot, server.name)).address == server.address:
@@ -238,6 +252,27 @@ class DataPlane:
         for line, reply in zip(lines, self._talk().run(lines), strict=True):
             if not commands.accepted(reply):
                 raise cli.CommandError(f"{line}: {reply[:200]}")
+
+    def _add_certificate(self, file: str, names: tuple[str, ...]) -> None:
+        """One that HAProxy refuses is left out. Raises CommandError when the conversation breaks, OSError."""
+        pem = self._haproxy.certificate(file)
+        create, fill, commit = commands.commands(AddCertificate(file, names))
+        talk = self._talk()
+        # What an attempt that broke off left behind.
+        talk.run([commands.abort_certificate(file), f"del ssl cert {file}"])
+        entry = [render.certificate_line(file, names)]
+        for command, payload in ((create, None), (fill, pem), (commit, None), (commands.INSERT_CERTIFICATES, entry)):
+            reply = talk.run([command])[0] if payload is None else talk.load(command, payload)
+            if not commands.accepted(reply):
+                self.refused_certificates[file] = reply[:200]
+                _log.error("certificate.refused", file=file, error=reply[:200])
+                return
+
+    def _without_refused(self, wanted: Plane) -> Plane:
+        if not self.refused_certificates.keys() & wanted.certificates.keys():
+            return wanted
+        kept = {file: names for file, names in wanted.certificates.items() if file not in self.refused_certificates}
+        return replace(wanted, certificates=kept)
 
     def _delete_now(self, slot: int, name: str) -> None:
         """Frees a name at once, with the requests that its server still has."""

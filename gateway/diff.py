@@ -8,8 +8,10 @@ from gateway.contract import Address
 from gateway.model import (
     LEADING,
     TCP_FIRST,
+    AddCertificate,
     AddServer,
     AppState,
+    DropCertificate,
     DropEntry,
     Operation,
     Plane,
@@ -60,7 +62,8 @@ def difference(applied: Plane, wanted: Plane) -> tuple[Operation, ...]:
     What leads to a backend goes first where it leads nowhere any more (nobody may reach a slot through a name that it
     lost), then new servers before old ones leave, weights up before weights down. What is said of a backend stands
     before a name leads there, and an app is asleep only once its servers are gone. A name that goes from one table to
-    another stands in both for a moment.
+    another stands in both for a moment; so does one that gets another certificate, and the older one counts until it
+    is gone.
     """
     here = {key for table in LEADING for key in map(_bare, wanted.table(table))}
     drops: list[Operation] = []
@@ -92,7 +95,10 @@ def difference(applied: Plane, wanted: Plane) -> tuple[Operation, ...]:
             (slept if table == Table.ASLEEP else said).extend(_entries(table, applied, wanted))
             gone = sorted(applied.table(table).keys() - wanted.table(table).keys())
             said.extend(DropEntry(table, key) for key in gone)
-    return (*drops, *replaced, *added, *raised, *lowered, *said, *leads, *moved, *removed, *slept)
+    have_files, want_files = applied.certificates, wanted.certificates
+    shown = [AddCertificate(file, want_files[file]) for file in sorted(want_files.keys() - have_files.keys())]
+    hidden = [DropCertificate(file) for file in sorted(have_files.keys() - want_files.keys())]
+    return (*shown, *drops, *replaced, *added, *raised, *lowered, *said, *leads, *moved, *removed, *slept, *hidden)
 
 
 def _entries(table: Table, applied: Plane, wanted: Plane) -> Iterator[SetEntry]:
@@ -128,6 +134,7 @@ def clipped(wanted: Plane, running: Plane) -> Plane:
             for table, entries in wanted.tables.items()
         },
         running.tcp_slots,
+        wanted.certificates,
     )
 
 

@@ -18,6 +18,9 @@ MASTER_SOCKET = "master.sock"
 INNER_SOCKET = "inner.sock"
 TCP_SOCKET = "tcp.sock"
 INNER_TLS_SOCKET = "inner-tls.sock"
+TLS_SOCKET = "tls.sock"
+INNER_SNI_SOCKET = "inner-sni.sock"
+CERTIFICATES = "certificates.list"
 HOLD = "hold.lua"
 #: Which listener a request that was handed over came by, and that it was over TLS.
 INNER_TLS_ID = 12
@@ -39,7 +42,10 @@ _ID = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """``tcp_ports``: first and last port for apps of TCP, on the address of ``http_bind``; none where it is None."""
+    """``tcp_ports``: first and last port for apps of TCP, on the address of ``http_bind``; none where it is None.
+
+    ``passthrough``: at ``https_bind``, what asks for the name of an app with TLS of its own is led there unopened.
+    """
 
     http_bind: Address
     threads: int
@@ -47,13 +53,22 @@ class Frame:
     log_bind: Address
     gateway: str
     tcp_ports: tuple[int, int] | None = None
+    https_bind: Address | None = None
+    passthrough: bool = False
 
 
 def head(frame: Frame) -> str:
     """What an HAProxy that is to be taken over must have been started with, to the letter."""
     if not _ID.fullmatch(frame.gateway):
         raise ValueError(f"not a gateway: {frame.gateway[:80]!r}")
-    return "".join((_globals(frame), _frontend(frame), _REQUESTS, _tcp(frame), _BACKENDS))
+    return "".join((_globals(frame), _frontend(frame), _REQUESTS, _tcp(frame), _sni(frame), _BACKENDS))
+
+
+_CIPHERS = ":".join(
+    f"ECDHE-{kind}-{cipher}"
+    for cipher in ("AES128-GCM-SHA256", "AES256-GCM-SHA384", "CHACHA20-POLY1305")
+    for kind in ("ECDSA", "RSA")
+)
 
 
 def _globals(frame: Frame) -> str:
@@ -68,6 +83,10 @@ global
   tune.pool-high-fd-ratio 90
   tune.pool-low-fd-ratio 80
   lua-load-per-thread {HOLD}
+  # Mozilla's "intermediate", without its ciphers for clients that know no elliptic curves.
+  ssl-default-bind-options prefer-client-ciphers ssl-min-ver TLSv1.2 no-tls-tickets
+  ssl-default-bind-ciphers {_CIPHERS}
+  ssl-default-bind-ciphersuites TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256
 
 defaults common
   timeout connect 2s
@@ -117,11 +136,19 @@ frontend http_in from base
   bind {frame.http_bind}
   bind unix@{INNER_SOCKET} mode 600 accept-proxy
   bind unix@{INNER_TLS_SOCKET} mode 600 accept-proxy id {INNER_TLS_ID:d}
+  bind {_tls_place(frame)} ssl crt-list {CERTIFICATES} alpn h2,http/1.1
   # One line for each request, which the agent counts. It holds no text of a client or a tenant (gateway/traffic.py).
   log {frame.log_bind} len 1024 format raw local0
   log-format "{frame.gateway} {LOG_FORMAT}"
   option dontlognull
 """
+
+
+def _tls_place(frame: Frame) -> str:
+    """There is one in any case: certificates can only be added to a list that the configuration names."""
+    if frame.https_bind is not None and not frame.passthrough:
+        return str(frame.https_bind)
+    return f"unix@{TLS_SOCKET} mode 600 accept-proxy"
 
 
 _FORWARDED = (
@@ -228,6 +255,32 @@ frontend tcp_in from tcp
   tcp-request connection reject if !{{ var(sess.be) -m found }}
 {_TCP_GUARDS}\
   use_backend %[var(sess.be)]
+
+"""
+
+
+def _sni(frame: Frame) -> str:
+    """A replaced worker that still waits for a client's first words hands it over, as it does with requests."""
+    if frame.https_bind is None or not frame.passthrough:
+        return ""
+    return f"""\
+frontend tls_in from tcp
+  bind {frame.https_bind}
+  bind unix@{INNER_SNI_SOCKET} mode 600 accept-proxy
+  timeout client-fin 30s
+  tcp-request inspect-delay 5s
+  tcp-request content set-var(sess.be) req.ssl_sni,lower,rtrim(.),map_str({Table.PASSTHROUGH})
+{_TCP_GUARDS.replace("tcp-request connection", "tcp-request content")}\
+  tcp-request content accept if {{ req.ssl_hello_type 1 }}
+  use_backend %[var(sess.be)] if {{ var(sess.be) -m found }}
+  use_backend newest_sni if {{ stopping }}
+  default_backend tls_here
+
+backend tls_here from tcp
+  server here unix@{TLS_SOCKET} send-proxy-v2
+
+backend newest_sni from tcp
+  server newest unix@{INNER_SNI_SOCKET} send-proxy-v2
 
 """
 

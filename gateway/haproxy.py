@@ -15,7 +15,7 @@ from pathlib import Path
 
 import structlog
 
-from gateway import cli, frame, processes, render
+from gateway import certificates, cli, frame, processes, render
 from gateway.state import write_atomically
 
 START_SECONDS = 30.0
@@ -156,6 +156,10 @@ class Haproxy:
     def lives(self, pid: int) -> bool:
         return processes.is_ours(pid, self._config)
 
+    def certificate(self, file: str) -> list[str]:
+        """The lines of one of its files. Raises OSError."""
+        return [line for line in (self._directory / file).read_text("ascii").splitlines() if line]
+
     def close(self) -> None:
         self._sockets.close()
 
@@ -164,6 +168,7 @@ class Haproxy:
         for name, text in render.pages().items():
             if not _holds(self._directory / name, text):
                 write_atomically(self._directory / name, text)
+        certificates.fallback(self._directory / render.FALLBACK)
         for name, text in maps.items():
             write_atomically(self._directory / name, text)
         candidate = self._directory / (render.CONFIG + ".candidate")

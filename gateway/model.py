@@ -79,13 +79,15 @@ TCP_FIRST = 1_000_000
 @dataclass(frozen=True, slots=True)
 class Plane:
     """What HAProxy holds: ``slots`` backends s00000.., ``tcp_slots`` backends t00000.., servers of the used ones by the
-    number of the slot (TCP's from TCP_FIRST on), and tables; one that is left out is empty.
+    number of the slot (TCP's from TCP_FIRST on), and tables; one that is left out is empty. ``certificates``: file ->
+    the names that it is shown for, each in one file only.
     """
 
     slots: int
     servers: Mapping[int, Mapping[str, Server]] = field(default_factory=dict)
     tables: Tables = field(default_factory=dict)
     tcp_slots: int = 0
+    certificates: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def table(self, name: Table) -> Mapping[str, str]:
         return self.tables.get(name, {})
@@ -132,7 +134,20 @@ class DropEntry:
     key: str
 
 
-Operation = AddServer | SetWeight | RemoveServer | SetEntry | DropEntry
+@dataclass(frozen=True, slots=True)
+class AddCertificate:
+    """A file never changes: a certificate that is renewed, or gets another name, is another file."""
+
+    file: str
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DropCertificate:
+    file: str
+
+
+Operation = AddServer | SetWeight | RemoveServer | SetEntry | DropEntry | AddCertificate | DropCertificate
 
 
 def backend_name(slot: int) -> str:

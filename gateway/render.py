@@ -9,13 +9,16 @@ from __future__ import annotations
 import re
 from importlib import resources
 
-from gateway.frame import CHECKS, HOLD, SERVER_OPTIONS, Frame, head
+from gateway.frame import CERTIFICATES, CHECKS, HOLD, SERVER_OPTIONS, Frame, head
 from gateway.model import TCP_FIRST, Plane, Server, Table, backend_name
 
 CONFIG = "haproxy.cfg"
+FALLBACK = "fallback.pem"
 RETRY_AFTER_SECONDS = 5
 
 _WORD = re.compile(r"[a-z0-9][a-z0-9.-]*")
+_FILE = re.compile(r"certificates/[a-z0-9-]+\.pem")
+_NAME = re.compile(r"(?:\*\.)?[a-z0-9][a-z0-9.-]*")
 _ENTRY = re.compile(r"[A-Za-z0-9*_-][A-Za-z0-9.*_:/+=~-]*")
 
 
@@ -29,11 +32,22 @@ def configuration(frame: Frame, plane: Plane) -> str:
 
 
 def maps(plane: Plane) -> dict[str, str]:
-    """The maps that the configuration names: file name -> text."""
-    return {
+    """The maps and the list that the configuration names: file name -> text."""
+    texts: dict[str, str] = {
         table: "".join(f"{_key(key)} {_value(value)}\n" for key, value in sorted(plane.table(table).items()))
         for table in Table
     }
+    # The first is shown to whoever asks for a name that no other has.
+    files = sorted(plane.certificates.items())
+    texts[CERTIFICATES] = "".join([f"{FALLBACK}\n", *(f"{certificate_line(*one)}\n" for one in files)])
+    return texts
+
+
+def certificate_line(file: str, names: tuple[str, ...]) -> str:
+    """Always with names: else HAProxy would show it for all that stand in it."""
+    if not _FILE.fullmatch(file) or not names or not all(_NAME.fullmatch(name) for name in names):
+        raise ValueError(f"not fit for a list of certificates: {file[:80]!r} {names[:3]!r}")
+    return " ".join((file, *names))
 
 
 def server_options(slot: int, server: Server) -> str:

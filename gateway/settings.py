@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cryptography.fernet import Fernet
+
 from gateway import contract
 
 # HAProxy needs two descriptors for each connection, and some for listeners, checks and its own sockets.
@@ -32,6 +34,8 @@ class Settings:
     """All times are in seconds. ``zookeeper_credential`` is ``user:password`` and is never shown.
 
     ``tcp_ports``: first and last of those for apps of TCP.
+    ``https_bind``: none where it is None; then certificates are of no use, and not kept.
+    ``certificate_keys``: Fernet's, that private keys come encrypted with; never shown.
     ``stats_advertise``: where the platform reads counters, ``IP:port``; empty where it cannot.
     """
 
@@ -54,11 +58,15 @@ class Settings:
     stop_seconds: float = 2.0
     keep_haproxy: bool = False
     tcp_ports: tuple[int, int] | None = None
+    https_bind: contract.Address | None = None
+    tls_passthrough: bool = False
+    certificate_keys: tuple[str, ...] = field(default=(), repr=False)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Settings:
         """Raises SettingsError for the first variable that is missing or wrong."""
         read = _Reader(environ)
+        https_bind = read.address("BERTH_GATEWAY_HTTPS_BIND") if read.given("BERTH_GATEWAY_HTTPS_BIND") else None
         return cls(
             gateway_id=read.gateway_id("BERTH_GATEWAY_ID"),
             directory=read.directory("BERTH_GATEWAY_DIR"),
@@ -79,6 +87,9 @@ class Settings:
             stop_seconds=read.number("BERTH_GATEWAY_STOP_SECONDS", 2, 0, 600),
             keep_haproxy=read.flag("BERTH_GATEWAY_KEEP_HAPROXY"),
             tcp_ports=read.ports("BERTH_GATEWAY_TCP_PORTS"),
+            https_bind=https_bind,
+            tls_passthrough=read.flag("BERTH_GATEWAY_TLS_PASSTHROUGH"),
+            certificate_keys=read.keys("BERTH_GATEWAY_CERTIFICATE_KEY", required=https_bind is not None),
         )
 
 
@@ -91,6 +102,22 @@ class _Reader:
         if not value:
             raise SettingsError(f"{name} is required")
         return value
+
+    def given(self, name: str) -> bool:
+        return bool(self.environ.get(name, "").strip())
+
+    def keys(self, name: str, *, required: bool) -> tuple[str, ...]:
+        found = tuple(one.strip() for one in self.environ.get(name, "").split(",") if one.strip())
+        try:
+            for one in found:
+                Fernet(one)
+        except ValueError:
+            raise SettingsError(f"{name}: Fernet keys are expected, with commas between them") from None
+        if required and not found:
+            raise SettingsError(
+                f"{name} is required beside BERTH_GATEWAY_HTTPS_BIND: private keys come encrypted by it"
+            )
+        return found
 
     def gateway_id(self, name: str) -> str:
         try:

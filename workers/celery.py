@@ -19,7 +19,7 @@ HOSTS = "hosts"
 PROBES = "probes"
 #: Carrying images about: minutes each, by a worker that sees the directory in which uploads lie.
 TRANSFERS = "transfers"
-#: What asks the registry, or DNS: as long as one that hangs lets it be.
+#: What asks the registry, DNS, or a certificate authority: as long as one that hangs lets it be.
 REGISTRY = "registry"
 #: What beat sends every other second: quick, and never behind hundreds of apps that all want a pass.
 DUTIES = "duties"
@@ -66,6 +66,7 @@ def _configure() -> None:
             jobs.OBSERVE_HOST: {"queue": HOSTS},
             jobs.PRUNE_IMAGES: {"queue": HOSTS},
             jobs.PROBE_SHARD: {"queue": PROBES},
+            jobs.ORDER_CERTIFICATE: {"queue": REGISTRY},
             jobs.UPLOAD: {"queue": TRANSFERS},
             jobs.IMPORT: {"queue": TRANSFERS},
             jobs.SPOOL_CLEAN: {"queue": TRANSFERS},

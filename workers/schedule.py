@@ -28,6 +28,7 @@ SCHEDULE: dict[str, dict[str, Any]] = {
     "pushes": _every(5, "deployments.pushes"),
     # A duty of once a day, asked about more often: beat counts from its own start.
     "capsules": _every(3600, "deployments.capsules"),
+    "certificates": _every(3, "deployments.certificates"),
     "images": _every(30, "deployments.images"),
     "retention": _every(120, "deployments.retention"),
     "registry": _every(10, "registry.list"),

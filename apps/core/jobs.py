@@ -32,6 +32,8 @@ SPOOL_CLEAN = "registry.spool_clean"
 IMPORT = "registry.import"
 DEPLOY_IMPORTED = "deployments.deploy_imported"
 CHECK_DOMAIN = "deployments.check_domain"
+ORDER_CERTIFICATE = "deployments.order_certificate"
+PUBLISH_CERTIFICATES = "deployments.publish_certificates"
 
 
 def enqueue(name: str, *ids: int | str) -> None:

@@ -29,6 +29,7 @@ from kazoo.retry import KazooRetry
 from kazoo.security import make_digest_acl
 
 from apps.core.errors import PlatformError
+from apps.deployments.discovery_certificates import CertificateNodes, CertificateTree
 from apps.deployments.kept import Addresses, Kept, Stands
 from apps.deployments.selectors import Publication
 from gateway import contract
@@ -168,6 +169,10 @@ class Publisher:
 
         return self._guarded(ask)
 
+    def certificates(self, work: Callable[[CertificateNodes], T]) -> T:
+        """Work on the certificates' nodes."""
+        return self._guarded(lambda: work(CertificateTree(self._client, self._acl)))
+
     def ping(self) -> None:
         self._guarded(lambda: self._client.exists(contract.ROOT))
 
@@ -240,6 +245,7 @@ class Publisher:
     def _lay_out(self) -> None:
         for path in (contract.ROOT, contract.SERVICE_PATH, contract.ADDRESS_PATH, contract.ROUTE_PATH):
             self._ensure(path, self._acl)
+        self._ensure(contract.CERTIFICATE_PATH, self._acl)
         self._ensure(contract.GATEWAY_PATH, self._gateways_acl)
 
     def _ensure(self, path: str, acl: Sequence[Any]) -> None:
@@ -421,6 +427,7 @@ def _route(wanted: Publication, revision: int) -> contract.Route:
         protocol=wanted.protocol,
         ports=wanted.ports,
         passthrough=wanted.passthrough,
+        challenges=wanted.challenges,
     )
 
 

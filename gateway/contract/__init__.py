@@ -4,6 +4,7 @@ The only part of this package that the platform may import. Everything that cros
 here, so that no text typed by a tenant travels on unparsed.
 """
 
+from gateway.contract.certificates import MOST_BYTES, MOST_NAMES, Certificate, served_name
 from gateway.contract.gateways import GatewayState
 from gateway.contract.policies import LIMITS, Policy, SignIn, network
 from gateway.contract.routes import PROTOCOLS, Group, Place, Route
@@ -46,6 +47,8 @@ __all__ = [
     "GATEWAY_PATH",
     "LIMITS",
     "MAX_WEIGHT",
+    "MOST_BYTES",
+    "MOST_NAMES",
     "PROTOCOLS",
     "ROOT",
     "ROUTE_PATH",
@@ -53,6 +56,7 @@ __all__ = [
     "STATUS_CLASSES",
     "Address",
     "AppTraffic",
+    "Certificate",
     "ContainerTraffic",
     "ContractError",
     "GatewayState",
@@ -73,6 +77,7 @@ __all__ = [
     "network",
     "path_prefix",
     "route_path",
+    "served_name",
     "version",
     "version_path",
     "wildcard_name",

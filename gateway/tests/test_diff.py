@@ -195,8 +195,9 @@ check_result check_health check_state agent_state bk_f srv_f fqdn srv_port
 
 def test_listings_become_a_plane() -> None:
     said = {Table.HOST: "0x55 a.test s00001\n0x56 b.test s00000\n", Table.ASLEEP: "0x57 s00001 1\n"}
+    shown = "# certificates.list\nfallback.pem\ncertificates/c-1.pem a.test *.a.test\n"
     listings = [said.get(table, "") for table in Table]
-    observed = observe("# name\nnewest\ns00000\ns00001\nt00000\n", SERVERS, *listings)
+    observed = observe("# name\nnewest\ns00000\ns00001\nt00000\n", SERVERS, shown, *listings)
     assert observed.plane == Plane(
         2,
         {
@@ -207,6 +208,7 @@ def test_listings_become_a_plane() -> None:
         },
         {Table.HOST: {"a.test": "s00001", "b.test": "s00000"}, Table.ASLEEP: {"s00001": "1"}},
         1,
+        {"certificates/c-1.pem": ("a.test", "*.a.test")},
     )
     assert observed.leaving == {(1, "cccccccccccc"): Address("127.0.0.1", 18083)}
 

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import cli, contract
+from gateway.certificates import fallback
 from gateway.contract import Address, ContractError
-from gateway.frame import Frame
+from gateway.frame import CERTIFICATES, Frame
 from gateway.model import Plane, Server, Table
-from gateway.render import configuration, maps, pages
+from gateway.render import FALLBACK, configuration, maps, pages
 
 GOLDEN = Path(__file__).with_name("golden.cfg")
 FRAME = Frame(Address("127.0.0.1", 8080), 2, 4000, Address("127.0.0.1", 9514), "gw-1")
@@ -41,10 +42,11 @@ def test_the_configuration_is_the_golden_one() -> None:
 
 def test_the_maps_name_backends() -> None:
     texts = maps(PLANE)
-    assert texts.keys() == set(Table)
+    assert texts.keys() == {*Table, CERTIFICATES}
     assert {name: text for name, text in texts.items() if text} == {
         "host.map": "*.idle.example.com s00001\nblog.example.com s00002\nshop.example.com s00000\n",
         "asleep.map": "s00001 1\n",
+        "certificates.list": "fallback.pem\n",
     }
 
 
@@ -52,6 +54,7 @@ def test_the_maps_name_backends() -> None:
 def test_haproxy_takes_the_golden_configuration(tmp_path: Path) -> None:
     for name, text in {**pages(), **maps(PLANE), "haproxy.cfg": configuration(FRAME, PLANE)}.items():
         (tmp_path / name).write_text(text, newline="")
+    fallback(tmp_path / FALLBACK)
     command = ["/usr/sbin/haproxy", "-c", "-f", "haproxy.cfg"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, "WARNING" in done.stderr) == (0, False), done.stderr

@@ -29,6 +29,7 @@ from kazoo.protocol.states import Callback, EventType, KazooState, WatchedEvent
 from gateway import contract
 from gateway.wanted import Reading
 from gateway.watcher.apps import read_apps
+from gateway.watcher.certificates import CertificateNews, CertificateNodes
 from gateway.watcher.client import end_client, make_client
 from gateway.watcher.node import UNREACHABLE, Node
 
@@ -55,6 +56,7 @@ class Update:
     seen: int = 0
     complete: bool = False
     fence: int | None = None
+    certificates: CertificateNews = field(default_factory=CertificateNews)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,7 @@ class Watcher:
         self._retry_at = 0.0
         self._checked_at = 0.0
         self._to_check: list[str] = []
+        self._certificates = CertificateNodes()
         # The acknowledgement.
         self._node = Node(gateway, stats, session_seconds)
         self._news = self._owed = False
@@ -184,7 +187,7 @@ class Watcher:
         """Whether something is known that has not been read yet."""
         if self._following != self._generation or self._needs_epoch:
             return True
-        return self._epoch is not None and (self._needs_list or bool(self._dirty))
+        return self._epoch is not None and (self._needs_list or bool(self._dirty) or self._certificates.busy)
 
     def _drain(self, timeout: float) -> None:
         if self.connected and self._busy():
@@ -208,6 +211,8 @@ class Watcher:
                 self._needs_epoch = True
             elif what == "list":
                 self._needs_list = True
+            elif what.startswith("certificate"):
+                self._certificates.take(what, path)
             else:
                 self._dirty[path.rpartition("/")[2]] = None
 
@@ -223,6 +228,7 @@ class Watcher:
         self._retry_at = self._checked_at = 0.0
         self._epoch_mark, self._list_mark = self._mark("epoch"), self._mark("list")
         self._route_mark = self._mark("app")
+        self._certificates.begin(self._mark)
         # A server that lags behind the others catches up before it answers.
         self._client.sync_async(contract.ROOT)
 
@@ -242,8 +248,9 @@ class Watcher:
             self._dirty[app] = None
         chunk = list(self._dirty)[:CHUNK_APPS]
         readings = self._read_apps(chunk) if chunk else {}
+        news = self._certificates.read(self._client, self._session_seconds) if self._certificates.busy else None
         self._seen = max(self._seen, self._client.last_zxid)
-        complete = not (self._dirty or self._refused or self._needs_list or self._needs_epoch)
+        complete = not (self._refused or self._busy())
         fence = None
         if complete:
             fence, self._fence = self._fence, None
@@ -256,6 +263,7 @@ class Watcher:
             seen=self._seen,
             complete=complete,
             fence=fence,
+            certificates=news or CertificateNews(),
         )
 
     def _read_epoch(self) -> bool:
@@ -283,6 +291,7 @@ class Watcher:
             _log.info("zookeeper.epoch", old=self._epoch, new=text)
             self._epoch, self._seen = text, 0
             self._watched.clear()
+            self._certificates.again()
             self._needs_list, self._synced = True, False
             self._publish(0)
         self._needs_epoch = False

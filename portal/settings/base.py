@@ -229,6 +229,24 @@ ZOOKEEPER_HOSTS = env.str("BERTH_ZOOKEEPER", default="127.0.0.1:2181")
 ZOOKEEPER_PUBLISHER = env.str("BERTH_ZOOKEEPER_PUBLISHER", default="")
 ZOOKEEPER_GATEWAY = env.str("BERTH_ZOOKEEPER_GATEWAY", default="")
 
+# Private keys of certificates reach the gateways through ZooKeeper, encrypted with the first of these (Fernet keys),
+# which the gateways have too. Without one there is no HTTPS.
+GATEWAY_CERTIFICATE_KEYS: list[str] = env.list("BERTH_GATEWAY_CERTIFICATE_KEY", default=[])
+# Files of PEM: the platform's own certificate, for *.{platform domain}, and its key. Looked at every hour.
+PLATFORM_CERTIFICATE = env.str("BERTH_PLATFORM_CERTIFICATE", default="")
+PLATFORM_CERTIFICATE_KEY = env.str("BERTH_PLATFORM_CERTIFICATE_KEY", default="")
+# An authority that speaks ACME (RFC 8555), by which tenants' domains get certificates; empty: none are ordered.
+ACME_DIRECTORY_URL = env.str("BERTH_ACME_DIRECTORY_URL", default="")
+ACME_EMAIL = env.str("BERTH_ACME_EMAIL", default="")
+# A file of the certificate that its own address has, where the system does not trust that.
+ACME_CA = env.str("BERTH_ACME_CA", default="")
+# Orders of the whole platform in an hour: authorities shut out those that ask for more than they allow.
+ACME_ORDERS_PER_HOUR = env.int("BERTH_ACME_ORDERS_PER_HOUR", default=80)
+# Seconds that one order may take, the gateways' acknowledgement included; and after which a renewal that failed for
+# good is tried once more.
+ACME_ORDER_S = env.int("BERTH_ACME_ORDER", default=600)
+ACME_DAY_S = 86400
+
 REGISTRY_PUBLIC = env.str("BERTH_REGISTRY_PUBLIC", default="localhost:5443")
 REGISTRY_FOR_HOSTS = env.str("BERTH_REGISTRY_FOR_HOSTS", default=REGISTRY_PUBLIC)
 REGISTRY_URL = env.str("BERTH_REGISTRY_URL", default="https://127.0.0.1:5443")

@@ -12,9 +12,12 @@ from django.conf import settings
 from apps.core import jobs
 from apps.core.duties import SWEEP, due
 from apps.deployments import reconcile
+from apps.deployments.certificate_files import platform_certificate_read
 from apps.deployments.selectors import unfinished_apps, unfinished_instances, unfinished_tenants
+from apps.deployments.selectors.certificates import orders_due
 from apps.deployments.selectors.domains import names_due
 from apps.deployments.services.capsules import capsules_expire
+from apps.deployments.services.certificates import expiries_tell, renewals_begin
 from apps.deployments.services.imports import imported_deploy
 from apps.deployments.services.outage import deadlines_extended
 from apps.deployments.services.pushes import pushed_deploy, pushes_find
@@ -26,6 +29,7 @@ from workers.clients import backlog, clients
 SWEEP_LIMIT = 1000
 #: Looks at names: each asks DNS, which may take seconds, and the registry's worker does others' work too.
 DOMAINS_LIMIT = 50
+ORDERS_AT_ONCE = 20
 #: With so many messages waiting, what waits has one: only what has waited for so long is sent for, or there would be
 #: ever more of them. Seconds.
 BACKLOG, BACKLOGGED_S = 100, 30.0
@@ -154,6 +158,31 @@ def retention() -> None:
     with due("retention", every_s=60) as mine:
         if mine:
             apps_clean(limit=200, budget_s=45)
+
+
+@shared_task(name=jobs.ORDER_CERTIFICATE)
+def order_certificate(certificate_id: int) -> None:
+    reconcile.reconcile_certificate(certificate_id)
+
+
+@shared_task(name=jobs.PUBLISH_CERTIFICATES)
+def publish_certificates() -> None:
+    with due("certificates_publish", every_s=0) as mine:
+        if mine:
+            reconcile.certificates_publish(clients())
+
+
+@shared_task(name="deployments.certificates")
+def certificates() -> None:
+    """Orders that wait for a step, changes whose nudge was lost, and what comes to its end."""
+    for pk in orders_due(ORDERS_AT_ONCE):
+        jobs.enqueue(jobs.ORDER_CERTIFICATE, pk)
+    publish_certificates()
+    with due("certificates_age", every_s=3600) as mine:
+        if mine:
+            platform_certificate_read()
+            renewals_begin()
+            expiries_tell()
 
 
 @shared_task(name="deployments.images")

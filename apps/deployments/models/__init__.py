@@ -1,5 +1,6 @@
 from apps.deployments.models.apps import App
 from apps.deployments.models.capsules import FailureCapsule, NoLog
+from apps.deployments.models.certificates import AcmeAccount, Certificate, Challenge
 from apps.deployments.models.domains import Domain, DomainName, FormerName
 from apps.deployments.models.explanations import Explanation
 from apps.deployments.models.gateways import Gateway
@@ -10,7 +11,10 @@ from apps.deployments.models.retention import Retention
 from apps.deployments.models.rollouts import Rollout
 
 __all__ = [
+    "AcmeAccount",
     "App",
+    "Certificate",
+    "Challenge",
     "Domain",
     "DomainName",
     "Explanation",

@@ -6,11 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from django.conf import settings
 
 from apps.deployments.discovery import Publisher, Receipt
+from apps.deployments.discovery_certificates import CertificateNodes
 from apps.deployments.reconcile.answers import Wrong
 from apps.deployments.reconcile.probing import Target, ask
 from apps.deployments.resolving import PublicResolver, Resolver
@@ -22,6 +23,8 @@ from apps.hosts.models import Host
 from apps.hosts.services.authority import client_material
 from apps.registry.reconcile import repository_purge
 from gateway.contract import AppTraffic, GatewayState
+
+T = TypeVar("T")
 
 
 class Discovery(Protocol):
@@ -42,6 +45,8 @@ class Discovery(Protocol):
     def gateways(self) -> list[GatewayState]: ...
 
     def published(self) -> dict[str, dict[tuple[str, str], str]]: ...
+
+    def certificates(self, work: Callable[[CertificateNodes], T]) -> T: ...
 
 
 class TrafficReader(Protocol):

@@ -11,6 +11,7 @@ from apps.core import jobs
 from apps.core.failpoints import reached
 from apps.deployments.discovery import DiscoveryUnavailable, EpochMissing, Receipt
 from apps.deployments.models import App
+from apps.deployments.reconcile.certificates import certificates_publish
 from apps.deployments.reconcile.clients import Clients
 from apps.deployments.selectors import publication_of, routed
 from apps.deployments.services.gateway_ports import ports_unrouted, rests_end, waits_unrouted
@@ -91,6 +92,8 @@ def rebuild_discovery(clients: Clients) -> int:
                 return 0
     if failed:
         return len(apps) - failed
+    if not certificates_publish(clients, everything=True):
+        return 0
     try:
         clients.discovery.prune(routed)
         if not clients.discovery.epoch():

@@ -16,6 +16,7 @@ from apps.core import compiled
 from apps.core.clock import now
 from apps.core.leases import free
 from apps.deployments.models import App, Gateway, Instance, Release, ReplicaSet, Rollout
+from apps.deployments.selectors.certificates import challenges_of
 from apps.deployments.selectors.domains import leads_to
 from apps.deployments.selectors.policies import policy_of, ports_of, tested_of
 from apps.hosts.models import Host
@@ -55,6 +56,7 @@ class Publication:
     protocol: str = "http"
     ports: tuple[int, ...] = ()
     passthrough: tuple[str, ...] = ()
+    challenges: dict[str, str] = field(default_factory=dict)
 
 
 def publication_of(app_id: int) -> Publication | None:
@@ -92,6 +94,7 @@ def publication_of(app_id: int) -> Publication | None:
         passthrough=leads.whole if tcp else (),
         ports=ports_of(app_id) if tcp else (),
         protocol=app.protocol,
+        challenges=challenges_of(app_id),
         policy=replace(
             policy.asked,
             asleep=not found and _asleep(app_id),

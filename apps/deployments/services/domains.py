@@ -16,6 +16,7 @@ from apps.deployments.models import App, Domain, DomainName, FormerName
 from apps.deployments.names import DomainInvalid
 from apps.deployments.selectors.domains import PROVEN, DomainMissing, colliding, own_hosts, platform_address
 from apps.deployments.services.apps import app_locked, not_going, route_touch
+from apps.deployments.services.certificates import names_changed
 from apps.tenants.models import Quota, User
 from apps.tenants.permissions import Action, require
 from apps.tenants.services.tenants import QuotaExceeded
@@ -195,6 +196,7 @@ def _release(claim: DomainName) -> None:
         return
     if claim.proven_at is not None:
         former_note(claim.name, claim.tenant_id)
+        names_changed(tenant_id=claim.tenant_id)
     claim.delete()
 
 

@@ -15,6 +15,7 @@ from apps.core.models import Duty, Event
 from apps.deployments.models import App, DomainName
 from apps.deployments.selectors.domains import PROVEN, colliding, pending_elsewhere
 from apps.deployments.services.apps import route_touch
+from apps.deployments.services.certificates import names_changed
 from apps.deployments.services.domains import former_note
 
 PENDING, FAILED = DomainName.Status.PENDING, DomainName.Status.FAILED
@@ -80,6 +81,7 @@ def _proven(claim: DomainName, look: Look, without_proof: set[int]) -> str:
         former_note(one.name, one.tenant_id)
         for app_id in _apps(one):
             route_touch(app_id=app_id)
+        names_changed(tenant_id=one.tenant_id)
     at = now()
     DomainName.objects.filter(pk=claim.pk, status=PENDING).update(
         status=PROVEN,
@@ -93,6 +95,7 @@ def _proven(claim: DomainName, look: Look, without_proof: set[int]) -> str:
     )
     for app_id in _apps(claim):
         route_touch(app_id=app_id)
+    names_changed(tenant_id=claim.tenant_id)
     _told(claim, "domain.proven", f"{claim.name} is proven ({look.proof}), and routes.")
     for other in pending_elsewhere(claim.name, claim.tenant_id).filter(domains__isnull=False).distinct():
         DomainName.objects.filter(pk=other.pk, status=PENDING).update(code=HELD)
