@@ -12,8 +12,8 @@ def names_held(tenant_id: int) -> set[str]:
 
 
 def app_of_name(tenant_id: int, name: str) -> int | None:
-    """The app that the whole of the name leads to, but for parts of it; None where there is none of the tenant's, or the
-    name is not its own (any more).
+    """The app that the name leads to, but for parts of it; None where there is none of the tenant's, or the name is
+    not its own (any more).
     """
     rows = Domain.objects.filter(
         app__tenant_id=tenant_id, app__deleting_at=None, name=name, prefix="/", held__status=DomainName.Status.PROVEN
