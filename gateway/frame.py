@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from gateway.contract import Address
 from gateway.model import Table
-from gateway.traffic import LOG_FORMAT
+from gateway.traffic import ACCESS_FORMAT, ACCESS_LINE_BYTES, LINE_BYTES, LOG_FORMAT
 
 ADMIN_SOCKET = "admin.sock"
 MASTER_SOCKET = "master.sock"
@@ -39,7 +39,10 @@ _ID = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """``tcp_ports``: first and last port for apps of TCP, on the address of ``http_bind``; none where it is None."""
+    """``tcp_ports``: first and last port for apps of TCP, on the address of ``http_bind``; none where it is None.
+
+    ``access_log``: lines say whose requests they were, and for what.
+    """
 
     http_bind: Address
     threads: int
@@ -47,6 +50,7 @@ class Frame:
     log_bind: Address
     gateway: str
     tcp_ports: tuple[int, int] | None = None
+    access_log: bool = False
 
 
 def head(frame: Frame) -> str:
@@ -112,15 +116,27 @@ defaults tcp from common
 
 
 def _frontend(frame: Frame) -> str:
+    about, most, named = "", LINE_BYTES, ""
+    if frame.access_log:
+        about, most, named = ACCESS_FORMAT, ACCESS_LINE_BYTES, _NAMED
     return f"""\
 frontend http_in from base
   bind {frame.http_bind}
   bind unix@{INNER_SOCKET} mode 600 accept-proxy
   bind unix@{INNER_TLS_SOCKET} mode 600 accept-proxy id {INNER_TLS_ID:d}
-  # One line for each request, which the agent counts. It holds no text of a client or a tenant (gateway/traffic.py).
-  log {frame.log_bind} len 1024 format raw local0
-  log-format "{frame.gateway} {LOG_FORMAT}"
+  # One line for each request, which the agent counts. What text of a client it holds is encoded (gateway/traffic.py).
+  log {frame.log_bind} len {most:d} format raw local0
+  log-format "{frame.gateway} {LOG_FORMAT}{about}"
+{named}\
   option dontlognull
+"""
+
+
+#: The app is told by what name its request stands in the access log. A client does not get to say it.
+_NAMED = """\
+  unique-id-format %[uuid()]
+  unique-id-header X-Request-ID
+  http-request del-header X-Request-ID
 """
 
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from redis import Redis
+
 from gateway import contract
 
 # HAProxy needs two descriptors for each connection, and some for listeners, checks and its own sockets.
@@ -32,6 +34,8 @@ class Settings:
     """All times are in seconds. ``zookeeper_credential`` is ``user:password`` and is never shown.
 
     ``tcp_ports``: first and last of those for apps of TCP.
+    ``access_log_redis``: where lines of the access log go; without it there is none. It has a password in it. At most
+    ``access_log_rate`` lines a second, and the stream holds about ``access_log_length``.
     ``stats_advertise``: where the platform reads counters, ``IP:port``; empty where it cannot.
     """
 
@@ -54,6 +58,9 @@ class Settings:
     stop_seconds: float = 2.0
     keep_haproxy: bool = False
     tcp_ports: tuple[int, int] | None = None
+    access_log_redis: str = field(default="", repr=False)
+    access_log_rate: int = 1000
+    access_log_length: int = 100_000
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Settings:
@@ -79,6 +86,9 @@ class Settings:
             stop_seconds=read.number("BERTH_GATEWAY_STOP_SECONDS", 2, 0, 600),
             keep_haproxy=read.flag("BERTH_GATEWAY_KEEP_HAPROXY"),
             tcp_ports=read.ports("BERTH_GATEWAY_TCP_PORTS"),
+            access_log_redis=read.redis("BERTH_GATEWAY_ACCESS_LOG_REDIS"),
+            access_log_rate=int(read.number("BERTH_GATEWAY_ACCESS_LOG_RATE", 1000, 1, 20_000)),
+            access_log_length=int(read.number("BERTH_GATEWAY_ACCESS_LOG_LENGTH", 100_000, 1000, 10_000_000)),
         )
 
 
@@ -170,6 +180,15 @@ class _Reader:
         if not first <= last <= 65535 or last - first >= MOST_TCP_PORTS:
             raise SettingsError(f"{name}: FIRST-LAST is expected, e.g. 20000-20099, {MOST_TCP_PORTS} ports at most")
         return first, last
+
+    def redis(self, name: str) -> str:
+        value = self.environ.get(name, "").strip()
+        try:
+            # Its pool's client connects with the first command.
+            Redis.from_url(value or "redis://x").close()
+        except (ValueError, TypeError):
+            raise SettingsError(f"{name}: redis://[user:password@]host:port/number is expected") from None
+        return value
 
     def flag(self, name: str) -> bool:
         try:
