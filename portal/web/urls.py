@@ -21,6 +21,7 @@ from portal.web.views import (
     releases,
     robots,
     rollouts,
+    statistics,
 )
 
 app_name = "web"
@@ -54,6 +55,9 @@ urlpatterns = [
     path("apps/<slug:slug>/releases/", releases.releases_page, name="releases"),
     path("apps/<slug:slug>/releases/diff", releases.release_diff_page, name="release-diff"),
     path("apps/<slug:slug>/releases/<int:number>/rollback", releases.rollback_page, name="rollback"),
+    path("apps/<slug:slug>/statistics", statistics.statistics_page, name="statistics"),
+    path("apps/<slug:slug>/statistics/live", statistics.statistics_live, name="statistics-live"),
+    path("apps/<slug:slug>/access-log", statistics.access_log_page, name="access-log"),
     path("apps/<slug:slug>/cleanup", cleanup.cleanup_page, name="cleanup"),
     path("apps/<slug:slug>/cleanup/now", cleanup.cleanup_now, name="cleanup-now"),
     path("apps/<slug:slug>/scale", app.scale, name="app-scale"),

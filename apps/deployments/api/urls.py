@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from apps.deployments.api import catalogue, placements, retention, rollouts, views
+from apps.deployments.api import catalogue, placements, retention, rollouts, statistics, views
 
 urlpatterns = [
     path("apps/", views.AppList.as_view(), name="api-apps"),
@@ -29,6 +29,8 @@ urlpatterns = [
     path("apps/<slug:slug>/retention/", retention.RetentionDetail.as_view(), name="api-retention"),
     path("apps/<slug:slug>/retention/preview/", retention.RetentionPreview.as_view(), name="api-retention-preview"),
     path("apps/<slug:slug>/retention/apply/", retention.RetentionApply.as_view(), name="api-retention-apply"),
+    path("apps/<slug:slug>/traffic/", statistics.TrafficDetail.as_view(), name="api-traffic"),
+    path("apps/<slug:slug>/access-log/", statistics.AccessLogDetail.as_view(), name="api-access-log"),
     path("apps/<slug:slug>/events/", views.EventList.as_view(), name="api-events"),
     path("placements/explain/", placements.PlacementExplain.as_view(), name="api-placements-explain"),
     path("placements/explain", placements.PlacementExplainBare.as_view()),
