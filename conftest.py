@@ -88,7 +88,7 @@ class FakeDiscovery:
         self.nodes[app] = {(one.version, one.container_id): f"{one.host}:{one.port}" for one in wanted.instances}
         self.weights[app] = wanted.weights
         self.groups[app] = wanted.groups
-        self.policies[app] = dict(wanted.policy)
+        self.policies[app] = wanted.policy.to_body()
         if self.automatic:
             self.served = dict.fromkeys(self.served, self.zxid)
         return Receipt(wanted.wanted, self.epoch_name, self.zxid)
