@@ -17,12 +17,13 @@ from typing import IO
 import structlog
 
 from gateway import plan, state
+from gateway.accesslog import AccessLog, RedisStream
 from gateway.certificates import Certificates
 from gateway.dataplane import DataPlane, DataPlaneError
 from gateway.frame import Frame
 from gateway.haproxy import Haproxy
 from gateway.listener import Listener
-from gateway.model import Plane
+from gateway.model import Plane, Table
 from gateway.settings import Settings
 from gateway.traffic import Counters
 from gateway.wanted import Wanted
@@ -59,7 +60,15 @@ class Agent:
         self._expected = 0
         self._certificates = Certificates(self._directory, settings.certificate_keys if settings.https_bind else ())
         self._haproxy = Haproxy(self._directory, settings.haproxy)
-        self.counters = Counters(settings.gateway_id)
+        self.access_log: AccessLog | None = None
+        if settings.access_log_redis:
+            stream = RedisStream(settings.access_log_redis, settings.access_log_length)
+            self.access_log = AccessLog(settings.gateway_id, stream, settings.access_log_rate)
+        self.counters = Counters(
+            settings.gateway_id,
+            version_of=self._wanted.version_of,
+            access=self.access_log.offer if self.access_log is not None else None,
+        )
         self._listener = Listener(settings.log_bind, self.counters)
         self._forgot_at = time.monotonic()
         frame = Frame(
@@ -71,6 +80,7 @@ class Agent:
             tcp_ports=settings.tcp_ports,
             https_bind=settings.https_bind,
             passthrough=settings.tls_passthrough,
+            access_log=self.access_log is not None,
         )
         self._plane = DataPlane(self._haproxy, frame, settings.drain_seconds)
         self._watcher = Watcher(
@@ -99,6 +109,8 @@ class Agent:
         # An adopted HAProxy serves, and tells, before the first plan.
         self.counters.assign(self._slots)
         self._listener.begin()
+        if self.access_log is not None:
+            self.access_log.begin()
         adopted = self._plane.adopt(known=self._known)
         # An HAProxy that runs while the state is lost is the last good state: it is left alone until
         # ZooKeeper has said everything.
@@ -124,6 +136,7 @@ class Agent:
     def status(self) -> dict[str, object]:
         """A moment's picture for /status; may be called from any thread."""
         apps = list(self._wanted.apps.values())
+        target = self._target
         return {
             "gateway": self._settings.gateway_id,
             "zookeeper": self._watcher.connected,
@@ -141,7 +154,9 @@ class Agent:
             "haproxy_reloads": self._plane.reloads,
             "in_force": not self._unapplied,
             "exact": self._plane.exact,
+            "tables": {table.value: len(target.table(table)) for table in Table} if target is not None else {},
             "traffic": self.counters.health(),
+            "access_log": self.access_log.health() if self.access_log is not None else {},
             "last_error": self._error or self._watcher.last_error,
         }
 
@@ -261,6 +276,8 @@ class Agent:
             self._plane.stop(self._settings.stop_seconds)
         self._watcher.stop()
         self._listener.end()
+        if self.access_log is not None:
+            self.access_log.end()
         self._lock.close()
         _log.info("gateway.stopped", haproxy_kept=self._settings.keep_haproxy)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from gateway.contract import Address
 from gateway.model import Table
-from gateway.traffic import LOG_FORMAT
+from gateway.traffic import ACCESS_FORMAT, ACCESS_LINE_BYTES, LINE_BYTES, LOG_FORMAT
 
 ADMIN_SOCKET = "admin.sock"
 MASTER_SOCKET = "master.sock"
@@ -45,6 +45,7 @@ class Frame:
     """``tcp_ports``: first and last port for apps of TCP, on the address of ``http_bind``; none where it is None.
 
     ``passthrough``: at ``https_bind``, what asks for the name of an app with TLS of its own is led there unopened.
+    ``access_log``: lines say whose requests they were, and for what.
     """
 
     http_bind: Address
@@ -55,6 +56,7 @@ class Frame:
     tcp_ports: tuple[int, int] | None = None
     https_bind: Address | None = None
     passthrough: bool = False
+    access_log: bool = False
 
 
 def head(frame: Frame) -> str:
@@ -131,15 +133,19 @@ defaults tcp from common
 
 
 def _frontend(frame: Frame) -> str:
+    about, most, named = "", LINE_BYTES, ""
+    if frame.access_log:
+        about, most, named = ACCESS_FORMAT, ACCESS_LINE_BYTES, _NAMED
     return f"""\
 frontend http_in from base
   bind {frame.http_bind}
   bind unix@{INNER_SOCKET} mode 600 accept-proxy
   bind unix@{INNER_TLS_SOCKET} mode 600 accept-proxy id {INNER_TLS_ID:d}
   bind {_tls_place(frame)} ssl crt-list {CERTIFICATES} alpn h2,http/1.1
-  # One line for each request, which the agent counts. It holds no text of a client or a tenant (gateway/traffic.py).
-  log {frame.log_bind} len 1024 format raw local0
-  log-format "{frame.gateway} {LOG_FORMAT}"
+  # One line for each request, which the agent counts. What text of a client it holds is encoded (gateway/traffic.py).
+  log {frame.log_bind} len {most:d} format raw local0
+  log-format "{frame.gateway} {LOG_FORMAT}{about}"
+{named}\
   option dontlognull
 """
 
@@ -149,6 +155,14 @@ def _tls_place(frame: Frame) -> str:
     if frame.https_bind is not None and not frame.passthrough:
         return str(frame.https_bind)
     return f"unix@{TLS_SOCKET} mode 600 accept-proxy"
+
+
+#: The app is told by what name its request stands in the access log. A client does not get to say it.
+_NAMED = """\
+  unique-id-format %[uuid()]
+  unique-id-header X-Request-ID
+  http-request del-header X-Request-ID
+"""
 
 
 _FORWARDED = (

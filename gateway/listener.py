@@ -14,13 +14,12 @@ import threading
 import structlog
 
 from gateway.contract import Address
-from gateway.traffic import Counters
+from gateway.traffic import ACCESS_LINE_BYTES, Counters
 
 BUFFER_BYTES = 8 * 1024 * 1024
 RETRY_SECONDS = 5.0
 WAIT_SECONDS = 0.5
 MOST_LINES = 2000
-LONGEST_LINE = 1024
 # What one short datagram takes of a socket's buffer, and how many a second must not overrun it between two readings.
 DATAGRAM_BYTES = 832
 LINES_A_SECOND = 100_000
@@ -79,10 +78,10 @@ class Listener:
             lines: list[bytes] = []
             ancillary: list[tuple[int, int, bytes]] = []
             with contextlib.suppress(BlockingIOError):
-                first, ancillary, _, _ = opened.recvmsg(LONGEST_LINE, 64)
+                first, ancillary, _, _ = opened.recvmsg(ACCESS_LINE_BYTES, 64)
                 lines.append(first)
                 while len(lines) < MOST_LINES:
-                    lines.append(opened.recv(LONGEST_LINE))
+                    lines.append(opened.recv(ACCESS_LINE_BYTES))
             self._counters.take(lines)
             for level, kind, data in ancillary:
                 if (level, kind) == (socket.SOL_SOCKET, _SO_RXQ_OVFL):

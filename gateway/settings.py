@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography.fernet import Fernet
+from redis import Redis
 
 from gateway import contract
 
@@ -36,6 +37,8 @@ class Settings:
     ``tcp_ports``: first and last of those for apps of TCP.
     ``https_bind``: none where it is None; then certificates are of no use, and not kept.
     ``certificate_keys``: Fernet's, that private keys come encrypted with; never shown.
+    ``access_log_redis``: where lines of the access log go; without it there is none. It has a password in it. At most
+    ``access_log_rate`` lines a second, and the stream holds about ``access_log_length``.
     ``stats_advertise``: where the platform reads counters, ``IP:port``; empty where it cannot.
     """
 
@@ -61,6 +64,9 @@ class Settings:
     https_bind: contract.Address | None = None
     tls_passthrough: bool = False
     certificate_keys: tuple[str, ...] = field(default=(), repr=False)
+    access_log_redis: str = field(default="", repr=False)
+    access_log_rate: int = 1000
+    access_log_length: int = 100_000
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Settings:
@@ -90,6 +96,9 @@ class Settings:
             https_bind=https_bind,
             tls_passthrough=read.flag("BERTH_GATEWAY_TLS_PASSTHROUGH"),
             certificate_keys=read.keys("BERTH_GATEWAY_CERTIFICATE_KEY", required=https_bind is not None),
+            access_log_redis=read.redis("BERTH_GATEWAY_ACCESS_LOG_REDIS"),
+            access_log_rate=int(read.number("BERTH_GATEWAY_ACCESS_LOG_RATE", 1000, 1, 20_000)),
+            access_log_length=int(read.number("BERTH_GATEWAY_ACCESS_LOG_LENGTH", 100_000, 1000, 10_000_000)),
         )
 
 
@@ -197,6 +206,15 @@ class _Reader:
         if not first <= last <= 65535 or last - first >= MOST_TCP_PORTS:
             raise SettingsError(f"{name}: FIRST-LAST is expected, e.g. 20000-20099, {MOST_TCP_PORTS} ports at most")
         return first, last
+
+    def redis(self, name: str) -> str:
+        value = self.environ.get(name, "").strip()
+        try:
+            # Its pool's client connects with the first command.
+            Redis.from_url(value or "redis://x").close()
+        except (ValueError, TypeError):
+            raise SettingsError(f"{name}: redis://[user:password@]host:port/number is expected") from None
+        return value
 
     def flag(self, name: str) -> bool:
         try:

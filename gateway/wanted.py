@@ -70,6 +70,12 @@ class Wanted:
         """The complete list of apps that have a route node."""
         self._gone(self.apps.keys() - set(names))
 
+    def version_of(self, app: str, container: str) -> str:
+        """Of one of the app's instances; empty where it is none. May be called from any thread."""
+        state = self.apps.get(app)
+        instances = state.instances.items() if state is not None else ()
+        return next((tag for tag, containers in instances if container in containers), "")
+
     def expire(self, now: float) -> tuple[str, ...]:
         """Drops what the new epoch has not named within the grace; returns it."""
         if not self._unconfirmed or now < self._grace_until:

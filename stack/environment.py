@@ -150,6 +150,9 @@ class Environment:
             "BERTH_ENCRYPTION_KEYS": secret["encryption_key"],
             "DATABASE_URL": self.database_url(),
             "BERTH_REDIS_URL": f"redis://:{secret['redis_password']}@127.0.0.1:{ports['redis']}/0",
+            # A database of its own: what is flushed there is no nudge.
+            "BERTH_ACCESS_LOG_REDIS": (log := f"redis://:{secret['redis_password']}@127.0.0.1:{ports['redis']}/1"),
+            "BERTH_GATEWAY_ACCESS_LOG_REDIS": log,
             "BERTH_ZOOKEEPER": f"127.0.0.1:{ports['zookeeper']}",
             "BERTH_ZOOKEEPER_PUBLISHER": f"publisher:{secret['zookeeper_publisher']}",
             "BERTH_ZOOKEEPER_GATEWAY": f"gateway:{secret['zookeeper_gateway']}",

@@ -23,6 +23,7 @@ SCHEDULE: dict[str, dict[str, Any]] = {
     "observe": _every(2, "deployments.observe_hosts"),
     "probe": _every(2, "deployments.probe"),
     "gateways": _every(2, "deployments.gateways"),
+    "access_log": _every(2, "deployments.access_log"),
     "discovery": _every(30, "deployments.rebuild_discovery"),
     "domains": _every(10, "deployments.domains"),
     "pushes": _every(5, "deployments.pushes"),

@@ -12,6 +12,7 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 
 from apps.core.admin import ReadOnlyAdmin
+from apps.core.clock import now
 from apps.core.errors import BerthError
 from apps.deployments.models import (
     App,
@@ -29,6 +30,7 @@ from apps.deployments.models import (
     SignInPerson,
 )
 from apps.deployments.selectors import apps_of_tenant
+from apps.deployments.selectors.gateways import Lagging, lease_begins, with_lag
 from apps.deployments.services.deleting import DELETE_TENANTS, dedicated_hosts, tenant_delete
 from apps.tenants.admin import TenantAdmin
 from apps.tenants.models import Tenant
@@ -116,7 +118,24 @@ class RetentionAdmin(ReadOnlyAdmin):
 
 @admin.register(Gateway)
 class GatewayAdmin(ReadOnlyAdmin):
-    list_display = ("name", "epoch", "served", "last_seen_at")
+    list_display = ("name", "is_live", "seen_ago", "behind", "epoch", "served", "last_seen_at")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Gateway]:
+        return with_lag(super().get_queryset(request))
+
+    @admin.display(boolean=True, description="live")
+    def is_live(self, row: Gateway) -> bool:
+        """It may still route, so drains wait for it."""
+        return row.last_seen_at >= lease_begins()
+
+    @admin.display(description="seen")
+    def seen_ago(self, row: Gateway) -> str:
+        return f"{max(0.0, (now() - row.last_seen_at).total_seconds()):.0f} s ago"
+
+    @admin.display(description="lag")
+    def behind(self, row: Lagging) -> str:
+        """How many apps' newest publications it has not in force, as far as the platform has heard."""
+        return f"{row.unserved_apps} apps" if row.unserved_apps else "none"
 
 
 @admin.register(GatewayPolicy)

@@ -4,11 +4,20 @@ The only part of this package that the platform may import. Everything that cros
 here, so that no text typed by a tenant travels on unparsed.
 """
 
+from gateway.contract.access import ACCESS_STREAM, AccessLine
 from gateway.contract.certificates import MOST_BYTES, MOST_NAMES, Certificate, served_name
 from gateway.contract.gateways import GatewayState
 from gateway.contract.policies import LIMITS, Policy, SignIn, network
 from gateway.contract.routes import PROTOCOLS, Group, Place, Route
-from gateway.contract.traffic import ANSWER_BOUNDS_MS, ANSWER_BUCKETS, STATUS_CLASSES, AppTraffic, ContainerTraffic
+from gateway.contract.traffic import (
+    ANSWER_BOUNDS_MS,
+    ANSWER_BUCKETS,
+    STATUS_CLASSES,
+    WINDOWS,
+    AppTraffic,
+    ContainerTraffic,
+    Window,
+)
 from gateway.contract.words import (
     ADDRESS_PATH,
     CERTIFICATE_PATH,
@@ -38,6 +47,7 @@ from gateway.contract.words import (
 )
 
 __all__ = [
+    "ACCESS_STREAM",
     "ADDRESS_PATH",
     "ANSWER_BOUNDS_MS",
     "ANSWER_BUCKETS",
@@ -54,6 +64,8 @@ __all__ = [
     "ROUTE_PATH",
     "SERVICE_PATH",
     "STATUS_CLASSES",
+    "WINDOWS",
+    "AccessLine",
     "Address",
     "AppTraffic",
     "Certificate",
@@ -65,6 +77,7 @@ __all__ = [
     "Policy",
     "Route",
     "SignIn",
+    "Window",
     "app_address_path",
     "app_id",
     "certificate_id",

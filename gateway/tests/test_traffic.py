@@ -50,7 +50,7 @@ def counters(clock: Clock) -> Counters:
 
 
 def _line(server: str = ONE, status: int = 200, slot: int = 0, **more: object) -> bytes:
-    given = {"connect": 0, "answer": 3, "everything": 4, "retries": 0, "end": "--", **more}
+    given = {"connect": 0, "answer": 3, "everything": 4, "retries": 0, "end": "--", "sent": 90, "got": 700, **more}
     return f"gw1 s{slot:05d} {server} {status} {' '.join(map(str, given.values()))}\n".encode()
 
 
@@ -83,11 +83,11 @@ def test_what_no_instance_answered_is_unserved_and_a_client_that_went_away_is_no
 
 
 def test_a_request_that_was_handed_over_counts_where_it_was_served(counters: Counters) -> None:
-    handed = b"gw1 newest newest 200 0 3 3 0 --"
+    handed = b"gw1 newest newest 200 0 3 3 0 -- 90 700"
     counters.take([handed, _line()])
     assert _of(counters).requests == 1
     assert counters.homeless == 0
-    counters.take([b"gw1 newest newest 503 -1 -1 3 3 SC"])
+    counters.take([b"gw1 newest newest 503 -1 -1 3 3 SC 90 700"])
     assert counters.homeless == 1
 
 
@@ -134,7 +134,8 @@ def test_each_time_falls_into_the_first_bucket_that_is_not_below_it(milliseconds
         _line(answer="x"),
         _line("../../etc"),
         _line() + b" more",
-        b"gw1 s00000 0123456789ab " + b"9" * 5000 + b" 0 3 3 0 --",
+        b"gw1 s00000 0123456789ab " + b"9" * 5000 + b" 0 3 3 0 -- 90 700",
+        _line().replace(b" 700", b" x"),
     ],
 )
 def test_a_line_that_is_none_of_ours_changes_nothing_but_its_own_count(counters: Counters, line: bytes) -> None:

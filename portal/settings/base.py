@@ -310,6 +310,10 @@ HOST_IMAGES_DISK_PERCENT = min(90, max(0, env.int("BERTH_HOST_IMAGES_DISK", defa
 PORT_QUARANTINE_S = env.int("BERTH_PORT_QUARANTINE", default=30)
 PORT_LEASE_S = env.int("BERTH_PORT_LEASE", default=86400)
 GATEWAY_LEASE_S = env.int("BERTH_GATEWAY_LEASE", default=60)
+# Where gateways ship lines of the access log to, and where the newest of each app are kept; empty where nowhere.
+ACCESS_LOG_REDIS = env.str("BERTH_ACCESS_LOG_REDIS", default="")
+ACCESS_LOG_LINES = min(10_000, max(10, env.int("BERTH_ACCESS_LOG_LINES", default=1000)))
+ACCESS_LOG_DAYS = min(365, max(1, env.int("BERTH_ACCESS_LOG_DAYS", default=7)))
 # A deletion that waits for something so long says for what, by an event, and again each time that this has passed.
 DELETE_DEADLINE_S = env.int("BERTH_DELETE_DEADLINE", default=300)
 # How long events are kept, and how many of one app at most.

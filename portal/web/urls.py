@@ -23,6 +23,7 @@ from portal.web.views import (
     releases,
     robots,
     rollouts,
+    statistics,
 )
 
 app_name = "web"
@@ -59,6 +60,9 @@ urlpatterns = [
     path("apps/<slug:slug>/domains", domains.domains_page, name="domains"),
     path("apps/<slug:slug>/domains/<int:pk>/check", domains.domain_check_now, name="domain-check"),
     path("apps/<slug:slug>/domains/<int:pk>/remove", domains.domain_remove_now, name="domain-remove"),
+    path("apps/<slug:slug>/statistics", statistics.statistics_page, name="statistics"),
+    path("apps/<slug:slug>/statistics/live", statistics.statistics_live, name="statistics-live"),
+    path("apps/<slug:slug>/access-log", statistics.access_log_page, name="access-log"),
     path("apps/<slug:slug>/cleanup", cleanup.cleanup_page, name="cleanup"),
     path("apps/<slug:slug>/cleanup/now", cleanup.cleanup_now, name="cleanup-now"),
     path("apps/<slug:slug>/policy", policies.policy_page, name="policy"),

@@ -11,7 +11,7 @@ from django.conf import settings
 
 from apps.core import jobs
 from apps.core.duties import SWEEP, due
-from apps.deployments import reconcile
+from apps.deployments import accesslog, reconcile
 from apps.deployments.certificate_files import platform_certificate_read
 from apps.deployments.selectors import unfinished_apps, unfinished_instances, unfinished_tenants
 from apps.deployments.selectors.certificates import orders_due
@@ -80,6 +80,14 @@ def gateways() -> None:
     with due("gateways", every_s=1) as mine:
         if mine:
             reconcile.gateways_observe(clients())
+
+
+@shared_task(name="deployments.access_log")
+def access_log() -> None:
+    if settings.ACCESS_LOG_REDIS:
+        with due("access_log", every_s=1) as mine:
+            if mine:
+                accesslog.ship()
 
 
 @shared_task(name="deployments.probe")

@@ -2,7 +2,16 @@ from __future__ import annotations
 
 from django.urls import path
 
-from apps.deployments.api import catalogue, domains, placements, policies, retention, rollouts, views
+from apps.deployments.api import (
+    catalogue,
+    domains,
+    placements,
+    policies,
+    retention,
+    rollouts,
+    statistics,
+    views,
+)
 
 urlpatterns = [
     path("apps/", views.AppList.as_view(), name="api-apps"),
@@ -38,6 +47,8 @@ urlpatterns = [
     path("apps/<slug:slug>/policy/people/<str:name>/", policies.PersonDetail.as_view(), name="api-person"),
     path("apps/<slug:slug>/ports/", policies.PortList.as_view(), name="api-ports"),
     path("apps/<slug:slug>/ports/<int:port>/", policies.PortDetail.as_view(), name="api-port"),
+    path("apps/<slug:slug>/traffic/", statistics.TrafficDetail.as_view(), name="api-traffic"),
+    path("apps/<slug:slug>/access-log/", statistics.AccessLogDetail.as_view(), name="api-access-log"),
     path("apps/<slug:slug>/events/", views.EventList.as_view(), name="api-events"),
     path("placements/explain/", placements.PlacementExplain.as_view(), name="api-placements-explain"),
     path("placements/explain", placements.PlacementExplainBare.as_view()),

@@ -12,6 +12,9 @@ class Gateway(models.Model):
     epoch = models.CharField(max_length=36, blank=True)
     served = models.BigIntegerField(default=0, help_text="ZooKeeper transaction up to which it serves")
     last_seen_at = models.DateTimeField()
+    stats = models.CharField(
+        max_length=60, blank=True, default="", db_default="", help_text="where its counters are read"
+    )
 
     class Meta:
         ordering = ("name",)

@@ -34,7 +34,7 @@ def gateways_seen(*, states: Iterable[GatewayState]) -> None:
     for state in states:
         Gateway.objects.update_or_create(
             name=state.gateway,
-            defaults={"epoch": state.epoch, "served": state.served, "last_seen_at": now()},
+            defaults={"epoch": state.epoch, "served": state.served, "last_seen_at": now(), "stats": state.stats},
         )
 
 
