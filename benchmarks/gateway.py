@@ -1,7 +1,7 @@
 """The gateway with 10,000 apps and 50,000 instances: requests a second, changes, failures, memory, starts, attacks.
 
     python -m benchmarks.gateway                      (make bench-gateway; about ten minutes, two cores to itself)
-    python -m benchmarks.gateway --quick              100 apps and a few seconds of each part, to see that it runs
+    python -m benchmarks.gateway --quick              200 apps and a few seconds of each part, to see that it runs
     python -m benchmarks.gateway --only rps,changes   only these; of the keys, only theirs are told
 
 The real agent and HAProxy, fed by a real ZooKeeper; nginx as backends, and wrk as the load. A proxy that is measured
@@ -45,7 +45,7 @@ class Size:
     attack_rounds: int = 5
 
 
-QUICK = Size(apps=100, rounds=1, seconds=1, changes=10, changes_seconds=20, failures_seconds=1, reloads=1, kills=1,
+QUICK = Size(apps=200, rounds=1, seconds=1, changes=10, changes_seconds=20, failures_seconds=1, reloads=1, kills=1,
              attack_rounds=1)  # fmt: skip
 
 

@@ -44,7 +44,9 @@ class Changing:
 
     def load(self, seconds: float, hosts: Sequence[str] = (), delay_ms: int = LOAD_DELAY_MS) -> Wrk:
         names = hosts or [self.fleet.host(number) for number in self.fleet.fan()]
-        return Wrk(self.gateway.port, names, seconds, LOAD_CONNECTIONS, delay_ms)
+        load = Wrk(self.gateway.port, names, seconds, LOAD_CONNECTIONS, delay_ms)
+        after(1)  # until it is under way
+        return load
 
     def swap(self, number: int) -> Any:
         old = self.lives[number]
@@ -245,6 +247,7 @@ class Asking:
 
 
 def create_app(publisher: Publishing, app: str, host: str, instances: dict[str, Address]) -> None:
+    publisher.last_app = app
     change = publisher.client.transaction()
     change.create(contract.app_address_path(app), b"", acl=publisher.acl)
     change.create(contract.version_path(app, "1.0"), b"", acl=publisher.acl)
@@ -258,6 +261,7 @@ def create_app(publisher: Publishing, app: str, host: str, instances: dict[str, 
 def set_instances(
     publisher: Publishing, app: str, add: dict[str, Address] | None = None, remove: Sequence[str] = ()
 ) -> None:
+    publisher.last_app = app
     change = publisher.client.transaction()
     for name in remove:
         change.delete(contract.instance_path(app, "1.0", name))

@@ -79,6 +79,8 @@ class Fleet:
 class Publishing(Publisher):
     """The platform's side, many apps at a time."""
 
+    last_app = ""
+
     def publish_fleet(self, fleet: Fleet, numbers: Sequence[int]) -> None:
         """Of apps that are not there yet."""
         waiting: list[Any] = []
@@ -91,6 +93,7 @@ class Publishing(Publisher):
                 for name, address in fleet.instances(number).items():
                     change.create(contract.instance_path(app, "1.0", name), str(address).encode(), acl=self.acl)
                 change.create(contract.route_path(app), self._route(fleet, number), acl=self.acl)
+            self.last_app = fleet.app(numbers[begin])
             waiting.append(change.commit_async())
             if len(waiting) >= IN_FLIGHT:
                 check(waiting.pop(0).get(60))
@@ -99,7 +102,7 @@ class Publishing(Publisher):
 
     def swap(self, fleet: Fleet, number: int, old: int, new: int) -> Any:
         """One transaction in which all instances of an app become those of another life. Returns what to wait for."""
-        app = fleet.app(number)
+        app = self.last_app = fleet.app(number)
         change = self.client.transaction()
         for name in fleet.instances(number, old):
             change.delete(contract.instance_path(app, "1.0", name))
@@ -109,8 +112,8 @@ class Publishing(Publisher):
         return change.commit_async()
 
     def zxid(self) -> int:
-        """Of the last change that this client knows of."""
-        return int(self.client.last_zxid)
+        """Of the last publication. What ZooKeeper did last of all may be a gateway's own acknowledgement."""
+        return int(self.client.get(contract.route_path(self.last_app))[1].mzxid)
 
     def _route(self, fleet: Fleet, number: int) -> bytes:
         self._revision += 1
