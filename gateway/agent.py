@@ -15,7 +15,7 @@ from typing import IO
 
 import structlog
 
-from gateway import plan, state
+from gateway import diff, plan, state
 from gateway.dataplane import DataPlane, DataPlaneError
 from gateway.frame import Frame
 from gateway.haproxy import Haproxy
@@ -81,6 +81,8 @@ class Agent:
         self._target: Plane | None = None
         self._planned = -1
         self._stored = 0
+        self._written: state.Written = {}
+        self._memory = diff.Memory()
         self._unapplied = True
         self._waits_for_all = False
         self._retry_at = 0.0
@@ -193,6 +195,7 @@ class Agent:
             plan.Before(self._slots, self._owners, self._plane.busy_slots(), self._plane.slots, self._plane.tcp_slots),
             spare=self._settings.spare_slots,
             expected=max(self._expected, len(apps)),
+            memory=self._memory,
         )
         self._slots, self._owners, self._target = planned.slots, planned.owners, planned.plane
         self.counters.assign(self._slots)
@@ -207,7 +210,7 @@ class Agent:
             self._wanted.epoch, self._seen, dict(self._wanted.apps), dict(self._slots), dict(self._owners)
         )
         try:
-            state.save(self._directory / STATE, saved)
+            state.save(self._directory / STATE, saved, self._written)
         except OSError as error:
             self._fail("state.not_saved", error)
             return False
