@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 UV := .venv/bin/uv
 COMPILE := $(UV) pip compile --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links
 
-.PHONY: base-images check-base-images bench-deploy bench-hung-engines bench-placement bench-probes bench-scale bench-upload help setup demo test fast fmt lint types imports migrations upgrade up down status clean clean-proof
+.PHONY: base-images check-base-images bench-deploy bench-gateway bench-hung-engines bench-placement bench-probes bench-scale bench-upload help setup demo test fast fmt lint types imports migrations upgrade up down status clean clean-proof
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F '\t' '{printf "  %-20s %s\n", $$1, $$2}'
@@ -73,6 +73,10 @@ bench-hung-engines: setup ## how long a deploy takes while two other hosts' engi
 
 bench-probes: setup ## how many instances one core can ask how they are, and how evenly (JSON; also in var/bench/)
 	@$(PYTHON) -m benchmarks.probes
+
+bench-gateway: ## the gateway against nginx and a static HAProxy, with 10,000 apps (JSON; ten minutes; ARGS="--only rps")
+	@bin/setup.sh benchmarks/apt-packages.txt
+	@$(PYTHON) -m benchmarks.gateway $(ARGS)
 
 bench-upload: setup ## memory of portal and workers while an image archive of 1 GiB is sent and pushed
 	@$(PYTHON) -m benchmarks.upload

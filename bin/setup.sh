@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
 # All that bin/demo and bin/test need on a Debian 12 or Ubuntu machine that has only git and a shell: Debian
 # packages, .venv, front-end packages, translations. Safe to repeat; under a second when there is nothing to do.
+#   bin/setup.sh [FILE...]     FILE: more Debian packages, as in stack/apt-packages.txt
 set -euo pipefail
 
+lists=()
+for list in "$@"; do lists+=("$(realpath "$list")"); done
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 # On Debian an ordinary user's PATH lacks the directories where haproxy, dockerd and iptables are.
@@ -61,7 +64,7 @@ missing_packages() {
         case $package in '' | '#'*) continue ;; esac
         : "$reason"
         present "$check" || printf '%s ' "$package"
-    done <stack/apt-packages.txt
+    done < <(cat stack/apt-packages.txt ${lists[@]+"${lists[@]}"})
 }
 
 policy=/usr/sbin/policy-rc.d

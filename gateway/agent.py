@@ -16,7 +16,7 @@ from typing import IO
 
 import structlog
 
-from gateway import plan, state
+from gateway import diff, plan, state
 from gateway.accesslog import AccessLog, RedisStream
 from gateway.certificates import Certificates
 from gateway.dataplane import DataPlane, DataPlaneError
@@ -97,6 +97,8 @@ class Agent:
         # Revisions of what is wanted: of apps, and of certificates.
         self._planned = (-1, -1)
         self._stored = (0, -1)
+        self._written: state.Written = {}
+        self._memory = diff.Memory()
         self._unapplied = True
         self._waits_for_all = False
         self._retry_at = 0.0
@@ -221,6 +223,7 @@ class Agent:
             plan.Before(self._slots, self._owners, self._plane.busy_slots(), self._plane.slots, self._plane.tcp_slots),
             spare=self._settings.spare_slots,
             expected=max(self._expected, len(apps)),
+            memory=self._memory,
         )
         self._slots, self._owners = planned.slots, planned.owners
         self._target = replace(planned.plane, certificates=self._certificates.wanted())
@@ -240,7 +243,7 @@ class Agent:
                 wanted = self._wanted
                 slots, owners = dict(self._slots), dict(self._owners)
                 saved = state.Saved(wanted.epoch, self._seen, dict(wanted.apps), slots, owners)
-                state.save(self._directory / STATE, saved)
+                state.save(self._directory / STATE, saved, self._written)
         except OSError as error:
             self._fail("state.not_saved", error)
             return False

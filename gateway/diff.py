@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from gateway.contract import Address
 from gateway.model import (
@@ -22,8 +23,16 @@ from gateway.model import (
     Table,
     slot_of,
 )
-from gateway.tables import TESTERS, tables
+from gateway.tables import TESTERS, Policies, tables
 from gateway.weights import USUAL, group_weights, server_weights
+
+
+class Memory:
+    """What each app came to in the last plan. One that is the same object now comes to the same."""
+
+    def __init__(self) -> None:
+        self.servers: dict[str, tuple[AppState, dict[str, Server]]] = {}
+        self.policies: Policies = {}
 
 
 def wanted_plane(
@@ -32,28 +41,40 @@ def wanted_plane(
     owned: Mapping[str, str],
     declared: int,
     declared_tcp: int = 0,
+    memory: Memory | None = None,
 ) -> Plane:
     """Every app must have a slot. A container that two versions list counts for the first one by name."""
+    known = memory if memory is not None else Memory()
+    found: dict[str, tuple[AppState, dict[str, Server]]] = {}
     servers: dict[int, Mapping[str, Server]] = {}
     for app, state in apps.items():
-        addresses: dict[str, Address] = {}
-        names: dict[str, list[str]] = {}
-        for tag in sorted(state.instances):
-            fresh = [name for name in sorted(state.instances[tag]) if name not in addresses]
-            names[tag] = fresh
-            addresses.update({name: state.instances[tag][name] for name in fresh})
-        if not addresses:
+        before = known.servers.get(app)
+        found[app] = before if before is not None and before[0] is state else (state, _servers(state))
+        if not (mine := found[app][1]):
             continue
-        h2 = state.route.protocol == "h2"
-        if state.route.groups:
-            weights = group_weights(state.route.groups, addresses)
-        else:
-            weights = server_weights(state.route.weights, names)
-        servers[slots[app]] = {name: Server(name, addresses[name], weights[name], h2) for name in addresses}
-        testers = [name for name in state.route.policy.testers if name in addresses]
+        servers[slots[app]] = mine
+        testers = [name for name in state.route.policy.testers if name in mine]
         if testers and (canary := slots.get(app + TESTERS)) is not None:
-            servers[canary] = {name: Server(name, addresses[name], USUAL, h2) for name in testers}
-    return Plane(declared, servers, tables(apps, slots, owned, frozenset(servers)), declared_tcp)
+            servers[canary] = {name: replace(mine[name], weight=USUAL) for name in testers}
+    known.servers = found
+    return Plane(declared, servers, tables(apps, slots, owned, frozenset(servers), known.policies), declared_tcp)
+
+
+def _servers(state: AppState) -> dict[str, Server]:
+    addresses: dict[str, Address] = {}
+    names: dict[str, list[str]] = {}
+    for tag in sorted(state.instances):
+        fresh = [name for name in sorted(state.instances[tag]) if name not in addresses]
+        names[tag] = fresh
+        addresses.update({name: state.instances[tag][name] for name in fresh})
+    if not addresses:
+        return {}
+    h2 = state.route.protocol == "h2"
+    if state.route.groups:
+        weights = group_weights(state.route.groups, addresses)
+    else:
+        weights = server_weights(state.route.weights, names)
+    return {name: Server(name, addresses[name], weights[name], h2) for name in addresses}
 
 
 def difference(applied: Plane, wanted: Plane) -> tuple[Operation, ...]:
@@ -78,6 +99,8 @@ def difference(applied: Plane, wanted: Plane) -> tuple[Operation, ...]:
     removed: list[Operation] = []
     for slot in sorted(applied.servers.keys() | wanted.servers.keys()):
         have, want = applied.servers.get(slot, {}), wanted.servers.get(slot, {})
+        if have is want:
+            continue  # most of thousands, after a small change
         added.extend(AddServer(slot, want[name]) for name in sorted(want.keys() - have.keys()))
         removed.extend(RemoveServer(slot, name) for name in sorted(have.keys() - want.keys()))
         for name in sorted(have.keys() & want.keys()):
@@ -103,9 +126,8 @@ def difference(applied: Plane, wanted: Plane) -> tuple[Operation, ...]:
 
 def _entries(table: Table, applied: Plane, wanted: Plane) -> Iterator[SetEntry]:
     have = applied.table(table)
-    for key, value in sorted(wanted.table(table).items()):
-        if have.get(key) != value:
-            yield SetEntry(table, key, value, new=key not in have)
+    for key, value in sorted((key, value) for key, value in wanted.table(table).items() if have.get(key) != value):
+        yield SetEntry(table, key, value, new=key not in have)
 
 
 def _bare(key: str) -> str:

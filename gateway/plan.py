@@ -30,8 +30,10 @@ class Planned:
     plane: Plane
 
 
-def plan(apps: Mapping[str, AppState], before: Before, *, spare: int, expected: int) -> Planned:
-    """``expected``: how many apps are known to come."""
+def plan(
+    apps: Mapping[str, AppState], before: Before, *, spare: int, expected: int, memory: diff.Memory | None = None
+) -> Planned:
+    """``expected``: how many apps are known to come. ``memory``: of the last plan, for the next one."""
     tcp = {app for app, state in apps.items() if state.route.protocol == "tcp"}
     http = apps.keys() - tcp
     testers = {f"{app}{tables.TESTERS}" for app in http if apps[app].route.policy.testers}
@@ -42,4 +44,4 @@ def plan(apps: Mapping[str, AppState], before: Before, *, spare: int, expected: 
     declared_tcp = slots.capacity(from_zero, before.declared_tcp, min(spare, TCP_SPARE))
     assigned = {**of_http, **of_tcp}
     owned = tables.owners(apps, before.owners)
-    return Planned(assigned, owned, diff.wanted_plane(apps, assigned, owned, declared, declared_tcp))
+    return Planned(assigned, owned, diff.wanted_plane(apps, assigned, owned, declared, declared_tcp, memory))

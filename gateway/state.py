@@ -39,26 +39,34 @@ class Saved:
     owners: dict[str, str] = field(default_factory=dict)
 
 
-def save(path: Path, saved: Saved) -> None:
-    """Replaces the file atomically and waits for the disk. Raises OSError (a full disk, for one)."""
-    body = {
-        "format": FORMAT,
-        "epoch": saved.epoch,
-        "seen": saved.seen,
-        "slots": saved.slots,
-        "owners": saved.owners,
-        "apps": {
-            app: {
-                "route": json.loads(state.route.to_json()),
-                "instances": {
-                    tag: {name: str(address) for name, address in containers.items()}
-                    for tag, containers in state.instances.items()
-                },
-            }
-            for app, state in saved.apps.items()
-        },
+#: App -> what was written of it last, and its text: thousands of apps are the same from one change to the next.
+Written = dict[str, tuple[AppState, str]]
+
+
+def save(path: Path, saved: Saved, written: Written | None = None) -> None:
+    """Replaces the file atomically and waits for the disk. Raises OSError (a full disk, for one).
+
+    ``written``: of the last time; it is brought up to date.
+    """
+    before = written if written is not None else {}
+    now: Written = {}
+    for app, state in saved.apps.items():
+        known = before.get(app)
+        now[app] = known if known is not None and known[0] is state else (state, _text(app, state))
+    before.clear()
+    before.update(now)
+    head = {"format": FORMAT, "epoch": saved.epoch, "seen": saved.seen, "slots": saved.slots, "owners": saved.owners}
+    apps = ",".join(text for _, text in now.values())
+    write_atomically(path, f'{json.dumps(head, separators=(",", ":"))[:-1]},"apps":{{{apps}}}}}')
+
+
+def _text(app: str, state: AppState) -> str:
+    """A member of the JSON object of all apps. An app id needs no escape."""
+    instances = {
+        tag: {name: str(address) for name, address in containers.items()} for tag, containers in state.instances.items()
     }
-    write_atomically(path, json.dumps(body, separators=(",", ":")))
+    told = json.dumps(instances, separators=(",", ":"))
+    return f'"{app}":{{"route":{state.route.to_json().decode()},"instances":{told}}}'
 
 
 def load(path: Path) -> Saved:

@@ -51,10 +51,19 @@ def owners(apps: Mapping[str, AppState], previous: Mapping[str, str]) -> dict[st
     return found
 
 
+#: App -> its route, backend and canary, and what they came to.
+Policies = dict[str, tuple[Route, str, str, dict[Table, dict[str, str]]]]
+
+
 def tables(
-    apps: Mapping[str, AppState], slots: Mapping[str, int], owned: Mapping[str, str], served: frozenset[int]
+    apps: Mapping[str, AppState],
+    slots: Mapping[str, int],
+    owned: Mapping[str, str],
+    served: frozenset[int],
+    policies: Policies | None = None,
 ) -> Tables:
-    """``served``: slots that have servers."""
+    """``served``: slots that have servers. ``policies``: of the last time; brought up to date."""
+    before = policies if policies is not None else {}
     found: dict[Table, dict[str, str]] = defaultdict(dict)
     _leading(found, apps, slots, owned)
     for app, state in apps.items():
@@ -63,7 +72,16 @@ def tables(
             found[Table.ASLEEP][backend_name(slot)] = "1"
         testers = slots.get(app + TESTERS)
         canary = backend_name(testers) if testers is not None and testers in served else ""
-        _policy(found, backend_name(slot), state.route, canary)
+        backend = backend_name(slot)
+        known = before.get(app)
+        if known is None or known[0] is not state.route or known[1] != backend or known[2] != canary:
+            mine: dict[Table, dict[str, str]] = defaultdict(dict)
+            _policy(mine, backend, state.route, canary)
+            before[app] = known = (state.route, backend, canary, mine)
+        for table, entries in known[3].items():
+            found[table].update(entries)
+    for app in before.keys() - apps.keys():
+        del before[app]
     return {table: found[table] for table in Table if found.get(table)}
 
 

@@ -308,6 +308,12 @@ class Gateway:
             )
         until(self.healthy, "the gateway is healthy")
 
+    @property
+    def pid(self) -> int:
+        """The agent's."""
+        assert self._process is not None
+        return self._process.pid
+
     def set(self, name: str, value: str) -> None:
         """For the next start."""
         self._environment[name] = value
