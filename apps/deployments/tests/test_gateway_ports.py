@@ -8,7 +8,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 
 from apps.core.clock import now
@@ -17,12 +16,12 @@ from apps.core.models import Event
 from apps.deployments.models import App, GatewayPort
 from apps.deployments.reconcile.routes import gateways_observe, publish
 from apps.deployments.selectors import publication_of
-from apps.deployments.services.apps import AppDeleting, app_create
+from apps.deployments.services.apps import AppDeleting, app_create, route_touch
 from apps.deployments.services.deleting import app_delete
 from apps.deployments.services.gateway_ports import PortMissing, PortsExhausted, PortsOfTcp, port_claim, port_release
 from apps.deployments.services.protocols import ProtocolInUse, protocol_set
+from apps.deployments.services.routing import route_published
 from apps.tenants.services.tenants import QuotaExceeded
-from portal.settings.ranges import port_range
 
 CLAIMED, RESTING = GatewayPort.Status.CLAIMED, GatewayPort.Status.RESTING
 
@@ -124,9 +123,8 @@ def test_one_publication_of_before_does_not_count_for_a_port_that_was_given_back
     app = tcp(world)
     ports = [port_claim(app=app, by=world.bob).port for _ in range(2)]
     loop.settle()
+    route_touch(app_id=app.pk)
     port_release(app=app, port=ports[0], by=world.bob)
-    from apps.deployments.services.routing import route_published
-
     wanted = App.objects.get(pk=app.pk).route_wanted
     route_published(app_id=app.pk, wanted=wanted - 1, epoch="epoch-1", zxid=77)
     assert GatewayPort.objects.get(port=ports[0]).zxid == 0
@@ -175,14 +173,3 @@ def test_many_that_claim_at_once_get_a_port_each_and_the_rest_are_told(world_com
     assert set(got) - set(ports) <= {"quota.exceeded", "ports.exhausted"}
     for tenant in (world.acme, world.rival):
         assert GatewayPort.objects.filter(tenant_id=tenant.pk).count() <= 3
-
-
-@pytest.mark.parametrize("text", ["20000", "2-1", "0-5", "1-65536", "a-b", "1-2-3"])
-def test_a_pool_that_is_none_is_refused_at_the_start(text):
-    with pytest.raises(ImproperlyConfigured):
-        port_range("X", text)
-
-
-def test_a_pool_is_first_and_last():
-    assert port_range("X", "20000-20099") == (20000, 20099)
-    assert port_range("X", "") is None

@@ -15,6 +15,7 @@ from apps.deployments.models import App, GatewayPolicy, SignInPerson
 from apps.deployments.selectors import publication_of
 from apps.deployments.services.apps import AppDeleting
 from apps.deployments.services.deleting import app_close
+from apps.deployments.services.moves import rollout_end
 from apps.deployments.services.policies import (
     MOST,
     SWITCHES,
@@ -250,6 +251,9 @@ def test_the_protocol_of_what_runs_stays(world, app, loop):
     loop.settle()
     with pytest.raises(ProtocolInUse):
         protocol_set(app=app, protocol="tcp", by=world.alice)
+    app.instances.update(released=True)
+    with pytest.raises(ProtocolInUse):
+        protocol_set(app=app, protocol="tcp", by=world.alice)
     with pytest.raises(ProtocolInvalid):
         protocol_set(app=app, protocol="udp", by=world.alice)
     with pytest.raises(Denied):
@@ -294,6 +298,17 @@ def test_testers_reach_the_canary_for_as_long_as_its_rollout_is_open(world, app,
     rollout_cancel(app=app, number=rollout.number, by=world.alice)
     loop.settle()
     assert "testers" not in loop.discovery.policies["shop"]
+
+
+def test_the_end_of_a_canary_is_a_reason_to_publish(world, app, loop):
+    policy_set(app=app, changes={"canary_for_testers": True}, by=world.bob)
+    rollout = _canary(app, world, loop, settings={"A": "1"})
+    loop.settle()
+    before = published(app)
+    assert before.policy.testers
+    assert rollout_end(rollout=rollout, status="succeeded")
+    assert published(app).policy.testers == ()
+    assert published(app).wanted > before.wanted
 
 
 def test_without_the_switch_nobody_is_led_to_the_canary(world, app, loop):

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 from rest_framework.test import APIClient
 
 from apps.deployments.models import GatewayPolicy
 from apps.deployments.services.policies import FIELDS
 from apps.tenants.services.tokens import token_create
+from portal.settings.ranges import port_range
 
 POLICY, PEOPLE, PORTS = "/api/v1/apps/shop/policy/", "/api/v1/apps/shop/policy/people/", "/api/v1/apps/shop/ports/"
 
@@ -100,3 +102,14 @@ def test_an_app_of_tcp_is_made_and_gets_ports(world, settings):
     assert client.patch("/api/v1/apps/shop/", {"protocol": "http"}).json()["protocol"] == "http"
     assert client.post(PORTS).json()["code"] == "ports.not_tcp"
     assert client.patch("/api/v1/apps/shop/", {"protocol": "udp"}).json()["code"] == "request.invalid"
+
+
+@pytest.mark.parametrize("text", ["20000", "2-1", "0-5", "1-65536", "a-b", "1-2-3"])
+def test_a_pool_that_is_none_is_refused_at_the_start(text):
+    with pytest.raises(ImproperlyConfigured):
+        port_range("X", text)
+
+
+def test_a_pool_is_first_and_last():
+    assert port_range("X", "20000-20099") == (20000, 20099)
+    assert port_range("X", "") is None
