@@ -54,6 +54,11 @@ class AppChangeInput(serializers.Serializer[Any]):
     deploy_on_push = serializers.CharField(max_length=128, allow_blank=True, trim_whitespace=False, required=False)
     protocol = serializers.ChoiceField(App.Protocol.choices, required=False)
 
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if not attrs:
+            raise serializers.ValidationError("Say what is to be changed.")
+        return attrs
+
 
 class AppDeleteInput(serializers.Serializer[Any]):
     """``confirm`` is the app's name. Without it the answer says what would go."""
