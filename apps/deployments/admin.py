@@ -22,6 +22,12 @@ from apps.deployments.models import (
     Gateway,
     GatewayPolicy,
     GatewayPort,
+    AcmeAccount,
+    App,
+    Certificate,
+    Challenge,
+    Domain,
+    Gateway,
     Instance,
     Release,
     ReplicaSet,
@@ -73,6 +79,29 @@ class DomainNameAdmin(ReadOnlyAdmin):
 class FormerNameAdmin(ReadOnlyAdmin):
     list_display = ("name", "tenant_id", "ended_at")
     search_fields = ("name",)
+@admin.register(Certificate)
+class CertificateAdmin(ReadOnlyAdmin):
+    """Without keys, and without orders, which have some."""
+
+    list_display = ("__str__", "tenant", "source", "status", "not_after", "code", "retry_at", "attempts")
+    list_select_related = ("tenant",)
+    list_filter = ("source", "status")
+    search_fields = ("name", "tenant__slug", "fingerprint")
+    exclude = ("key", "order")
+
+
+@admin.register(Challenge)
+class ChallengeAdmin(ReadOnlyAdmin):
+    list_display = ("app", "certificate", "token")
+    list_select_related = ("app", "certificate")
+    search_fields = ("app__slug", "certificate__name")
+
+
+@admin.register(AcmeAccount)
+class AcmeAccountAdmin(ReadOnlyAdmin):
+    list_display = ("directory", "uri", "created_at")
+    search_fields = ("directory",)
+    exclude = ("key",)
 
 
 @admin.register(Release)

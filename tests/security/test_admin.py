@@ -10,6 +10,7 @@ from django.contrib.auth.models import Permission
 from django.urls import reverse
 
 from apps.core import throttle
+from apps.core.clock import now
 from apps.core.duties import due
 from apps.hosts.models import Host
 from apps.tenants.services.tokens import token_create
@@ -29,6 +30,7 @@ def rows(world, loop):
     from apps.deployments.models import GatewayPort, Retention
     from apps.deployments.services.domains import domain_add, former_note
     from apps.deployments.services.policies import person_set
+    from apps.deployments.models import AcmeAccount, Certificate, Challenge, Retention
     from apps.deployments.services.releases import ReleaseSettings
     from apps.deployments.services.rollouts import rollout_start
     from apps.hosts.services.authority import authority
@@ -69,6 +71,16 @@ def rows(world, loop):
     former_note("old.example.com", world.acme.pk)
     person_set(app=app, name="visitor", password="PASSWORD-TEXT", by=world.alice)
     GatewayPort.objects.create(port=20001, owner=app.pk, tenant_id=app.tenant_id)
+    held = Certificate.objects.create(
+        tenant=world.acme,
+        source="uploaded",
+        status="ready",
+        status_since=now(),
+        key="PRIVATE-KEY-TEXT",
+        order={"key": "PRIVATE-KEY-TEXT"},
+    )
+    Challenge.objects.create(certificate=held, app=app, token="token", answer="answer", route=1)
+    AcmeAccount.objects.create(directory="https://ca.example.com/", key="PRIVATE-KEY-TEXT")
     rollout_start(
         app=app, version="1.0", by=world.alice, instances=1, settings_=ReleaseSettings(env={"K": "ENV-VALUE-TEXT"})
     )

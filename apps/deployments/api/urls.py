@@ -12,6 +12,7 @@ from apps.deployments.api import (
     statistics,
     views,
 )
+from apps.deployments.api import catalogue, certificates, placements, retention, rollouts, views
 
 urlpatterns = [
     path("apps/", views.AppList.as_view(), name="api-apps"),
@@ -50,6 +51,17 @@ urlpatterns = [
     path("apps/<slug:slug>/traffic/", statistics.TrafficDetail.as_view(), name="api-traffic"),
     path("apps/<slug:slug>/access-log/", statistics.AccessLogDetail.as_view(), name="api-access-log"),
     path("apps/<slug:slug>/events/", views.EventList.as_view(), name="api-events"),
+    path("tenants/<slug:slug>/certificates/", certificates.CertificateList.as_view(), name="api-certificates"),
+    path(
+        "tenants/<slug:slug>/certificates/<uuid:uid>/",
+        certificates.CertificateDetail.as_view(),
+        name="api-certificate",
+    ),
+    path(
+        "tenants/<slug:slug>/certificates/<uuid:uid>/retry/",
+        certificates.CertificateRetry.as_view(),
+        name="api-certificate-retry",
+    ),
     path("placements/explain/", placements.PlacementExplain.as_view(), name="api-placements-explain"),
     path("placements/explain", placements.PlacementExplainBare.as_view()),
     path("placements/explanations/<int:pk>/", placements.ExplanationDetail.as_view(), name="api-explanation"),
