@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from django import forms
 from django.conf import settings
 from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy as _l
 from django.views.decorators.http import require_http_methods, require_POST
 
 from apps.core.errors import BerthError, Denied
-from apps.deployments.pem import MOST_TEXT
 from apps.deployments.selectors.certificates import certificates_of
 from apps.deployments.selectors.names import names_held
 from apps.deployments.services.certificates import (
@@ -26,35 +23,11 @@ from apps.deployments.services.certificates import (
 from apps.tenants.models import Tenant
 from apps.tenants.permissions import manages_tenant, require_manager, role_in
 from apps.tenants.selectors import tenant_visible_to
-from portal.web.forms import Styled
+from portal.web.certificate_forms import OrderForm, SendForm
 from portal.web.gate import MemberRequest, member_page
 
-_PLAIN = {"autocapitalize": "none", "autocomplete": "off", "spellcheck": "false"}
 _FIELDS = {"certificates.invalid": "chain", "certificates.name_not_held": "chain", "certificates.taken": "chain"}
 _ORDER_FIELDS = {"certificates.name_not_held": "name", "certificates.taken": "name"}
-
-
-class SendForm(Styled, forms.Form):
-    chain = forms.CharField(
-        label=_l("Certificate, with its chain"),
-        max_length=MOST_TEXT,
-        help_text=_l("PEM: the certificate first, then those that it is signed by."),
-        widget=forms.Textarea(attrs={**_PLAIN, "rows": 6, "placeholder": "-----BEGIN CERTIFICATE-----"}),
-    )
-    key = forms.CharField(
-        label=_l("Private key"),
-        max_length=MOST_TEXT,
-        help_text=_l("PEM, without a password. It is kept encrypted, and nobody can read it again."),
-        widget=forms.Textarea(attrs={**_PLAIN, "rows": 4}),
-    )
-
-
-class OrderForm(Styled, forms.Form):
-    name = forms.CharField(
-        label=_l("Domain"),
-        max_length=253,
-        widget=forms.TextInput(attrs={**_PLAIN, "placeholder": "shop.example.com", "list": "domains"}),
-    )
 
 
 def _page(
