@@ -8,6 +8,7 @@ from portal.settings.base import *  # noqa: F403
 from portal.settings.base import (
     DATABASES,
     ENCRYPTION_KEYS,
+    GATEWAY_CERTIFICATE_KEYS,
     PLATFORM_ID,
     PORTAL_URL,
     REGISTRY_NOTIFICATION_SECRET,
@@ -39,6 +40,10 @@ if PLATFORM_ID == "dev":
         "BERTH_PLATFORM_ID must be set to a name of this installation: on an engine that two installations share, "
         "it tells their containers apart."
     )
+if set(GATEWAY_CERTIFICATE_KEYS) & set(ENCRYPTION_KEYS):
+    raise ImproperlyConfigured("BERTH_GATEWAY_CERTIFICATE_KEY must not open the database: gateways know it.")
+for key in GATEWAY_CERTIFICATE_KEYS:
+    _refuse_weak("BERTH_GATEWAY_CERTIFICATE_KEY", key, 40)
 if not REGISTRY_TOKEN_KEY:
     raise ImproperlyConfigured("BERTH_REGISTRY_TOKEN_KEY must name the private key that signs registry tokens.")
 if not PORTAL_URL.startswith("https://"):

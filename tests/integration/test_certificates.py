@@ -108,6 +108,14 @@ def test_an_ordered_certificate_is_proven_through_the_gateway_shown_by_it_and_re
     renewals_begin()
     until(lambda: _pass(parts, row) == "ready", "the renewal")
     assert len(parts.double.accounts) == 1
+    # An authority that has forgotten the account gets it anew.
+    parts.double.accounts.clear()
+    Certificate.objects.filter(pk=row.pk).update(renew_at=now())
+    renewals_begin()
+    until(lambda: _pass(parts, row) == "waiting" and row.code, "the refusal")
+    assert row.code == "certificates.account_does_not_exist"
+    Certificate.objects.filter(pk=row.pk).update(retry_at=None)
+    until(lambda: _pass(parts, row) == "ready", "the renewal")
 
 
 def test_an_authority_that_finds_another_answer_is_asked_again_later(parts) -> None:

@@ -61,6 +61,9 @@ def test_a_missing_setting_stops_it_by_name(tmp_path, name):
         ("BERTH_PORTAL_URL", "http://portal.example.com"),
         ("DATABASE_URL", "sqlite:////tmp/x"),
         ("BERTH_FAILPOINTS", "failpoints"),
+        ("BERTH_GATEWAY_CERTIFICATE_KEY", "short"),
+        # The database's own.
+        ("BERTH_GATEWAY_CERTIFICATE_KEY", GOOD["BERTH_ENCRYPTION_KEYS"]),
     ],
 )
 def test_a_weak_setting_stops_it(tmp_path, name, value):

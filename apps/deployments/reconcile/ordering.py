@@ -136,6 +136,9 @@ def _backoff(row: Certificate) -> float | None:
 
 def _failed(row: Certificate, error: AuthorityError) -> None:
     code = f"certificates.{error.code}"
+    if error.code == "account_does_not_exist":
+        # It is registered anew: by its key the authority knows it, if it knows it at all.
+        AcmeAccount.objects.filter(directory=settings.ACME_DIRECTORY_URL).update(uri="")
     if error.kind == "away":
         order_failed(pk=row.pk, code=code, detail=error.detail, retry_s=AWAY_S, counts=False)
     elif error.kind == "limited":
