@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from gateway.contract import Address
 from gateway.tests.parts import Gateway, until
 
 WARM_UP_SECONDS = 1
-TARGETS = ("nginx", "static", "ours", "ours_logged")
+TARGETS = ("nginx", "static_plain", "static", "ours", "ours_logged")
 
 
 def measure(gateway: Gateway, fleet: Fleet, directory: Path, rounds: int, seconds: float) -> dict[str, Any]:
@@ -60,6 +61,8 @@ def measure(gateway: Gateway, fleet: Fleet, directory: Path, rounds: int, second
             name: {key: statistics.median(one[key] for one in turns) for key in turns[0]}
             for name, turns in found.items()
         },
+        # One that loses the requests of an instance that dies.
+        "rps_vs_static_haproxy_plain": _ratio(found, "ours", "static_plain", "rps"),
         # Of time on the core, whoever else was on it: what holds on a machine that is busy.
         "cpu_vs_static_haproxy": _ratio(found, "ours", "static", "cpu_us_per_request"),
         "cpu_vs_static_haproxy_logged": _ratio(found, "ours_logged", "static", "cpu_us_per_request"),
@@ -94,7 +97,9 @@ def _target(
         command = parts.quiet_copy(gateway.directory, at, Address("127.0.0.1", gateway.port))
         port = gateway.port
     else:
-        command, port = {"static": parts.static_haproxy, "nginx": parts.static_nginx}[name](at, fleet)
+        plain = partial(parts.static_haproxy, plain=True)
+        makers = {"static": parts.static_haproxy, "static_plain": plain, "nginx": parts.static_nginx}
+        command, port = makers[name](at, fleet)
     with parts.running(command, at, parts.PROXY_CORE, port) as process:
         # nginx's worker is a child.
         yield port, [process.pid, *parts.children(process.pid)]
