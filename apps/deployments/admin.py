@@ -15,19 +15,16 @@ from apps.core.admin import ReadOnlyAdmin
 from apps.core.clock import now
 from apps.core.errors import BerthError
 from apps.deployments.models import (
+    AcmeAccount,
     App,
+    Certificate,
+    Challenge,
     Domain,
     DomainName,
     FormerName,
     Gateway,
     GatewayPolicy,
     GatewayPort,
-    AcmeAccount,
-    App,
-    Certificate,
-    Challenge,
-    Domain,
-    Gateway,
     Instance,
     Release,
     ReplicaSet,
@@ -79,6 +76,8 @@ class DomainNameAdmin(ReadOnlyAdmin):
 class FormerNameAdmin(ReadOnlyAdmin):
     list_display = ("name", "tenant_id", "ended_at")
     search_fields = ("name",)
+
+
 @admin.register(Certificate)
 class CertificateAdmin(ReadOnlyAdmin):
     """Without keys, and without orders, which have some."""

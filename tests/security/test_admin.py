@@ -27,10 +27,9 @@ def staff(world, client):
 @pytest.fixture
 def rows(world, loop):
     """At least one row of every model."""
-    from apps.deployments.models import GatewayPort, Retention
+    from apps.deployments.models import AcmeAccount, Certificate, Challenge, GatewayPort, Retention
     from apps.deployments.services.domains import domain_add, former_note
     from apps.deployments.services.policies import person_set
-    from apps.deployments.models import AcmeAccount, Certificate, Challenge, Retention
     from apps.deployments.services.releases import ReleaseSettings
     from apps.deployments.services.rollouts import rollout_start
     from apps.hosts.services.authority import authority

@@ -4,6 +4,7 @@ from django.urls import path
 
 from apps.deployments.api import (
     catalogue,
+    certificates,
     domains,
     placements,
     policies,
@@ -12,7 +13,6 @@ from apps.deployments.api import (
     statistics,
     views,
 )
-from apps.deployments.api import catalogue, certificates, placements, retention, rollouts, views
 
 urlpatterns = [
     path("apps/", views.AppList.as_view(), name="api-apps"),
