@@ -13,7 +13,6 @@ from django.conf import settings
 from django.db import transaction
 
 from apps.core.clock import now
-from apps.core.failpoints import reached
 from apps.core.leases import held
 from apps.deployments.authority_client import AcmeAuthority, Authority, AuthorityError, NotYet, account_key
 from apps.deployments.models import AcmeAccount, App, Certificate
@@ -76,7 +75,6 @@ def _begin(row: Certificate, make: Make) -> None:
         order_failed(pk=row.pk, code="certificates.waits", detail=words, retry_s=CROWDED_S, counts=False)
         return None
     order, asked = make().begin([row.name])
-    reached("order.begun", row.name)
     challenges = []
     for one in asked:
         app_id = app_of_name(row.tenant_id, one.name)
@@ -95,7 +93,6 @@ def _prove(row: Certificate, make: Make) -> None:
     if not row.order.get("answered"):
         if not _gateways_answer(row):
             return
-        reached("order.answering", row.name)
         make().answer(row.order)
         order_answered(row=row)
     try:
@@ -109,7 +106,6 @@ def _prove(row: Certificate, make: Make) -> None:
     if row.name not in bundle.names:
         raise AuthorityError("refused", "bad_certificate", "The authority made it for another name.")
     order_done(pk=row.pk, bundle=bundle)
-    reached("order.done", row.name)
 
 
 def _gateways_answer(row: Certificate) -> bool:

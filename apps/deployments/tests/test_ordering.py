@@ -8,7 +8,7 @@ import pytest
 
 from apps.core.clock import now
 from apps.deployments.authority_client import Asked, AuthorityError, NotYet
-from apps.deployments.models import App, Certificate, Challenge, Domain
+from apps.deployments.models import App, Certificate, Challenge, DomainName
 from apps.deployments.reconcile import certificates_publish, gateways_observe, reconcile_certificate
 from apps.deployments.reconcile.ordering import BACKOFF_S, MOST_ATTEMPTS
 from apps.deployments.reconcile.routes import publish
@@ -78,7 +78,7 @@ def ca():
 @pytest.fixture
 def row(world, loop):
     app = world.app()
-    Domain.objects.create(app=app, name=NAME)
+    world.holds(app, NAME)
     loop.discovery.served = {"gw1": 0}
     return certificate_order(tenant=world.acme, name=NAME, by=world.alice)
 
@@ -194,7 +194,7 @@ def test_an_order_that_gateways_do_not_follow_ends_in_time(row, ca):
 
 
 def test_a_name_that_is_given_up_ends_the_order(row, ca):
-    Domain.objects.filter(name=NAME).delete()
+    DomainName.objects.filter(name=NAME).delete()
     assert step(row, ca) == "failed"
     assert (row.code, ca.did) == ("certificates.name_lost", [])
 

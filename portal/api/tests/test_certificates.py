@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rest_framework.test import APIClient
 
-from apps.deployments.models import Certificate, Domain
+from apps.deployments.models import Certificate
 from gateway.tests.pki import SEALING_KEY, Authority
 
 pytestmark = pytest.mark.django_db
@@ -16,7 +16,7 @@ HERE = "/api/v1/tenants/acme/certificates/"
 def people(world, settings):
     settings.GATEWAY_CERTIFICATE_KEYS = [SEALING_KEY]
     settings.ACME_DIRECTORY_URL = "https://ca.example.com/directory"
-    Domain.objects.create(app=world.app(), name="shop.example.com")
+    world.holds(world.app(), "shop.example.com")
 
     def client(name):
         made = APIClient()
