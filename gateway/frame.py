@@ -124,7 +124,7 @@ defaults app from base
 hdr Cache-Control no-store hdr Retry-After {ASLEEP_RETRY_SECONDS:d} \
 if {{ nbsrv eq 0 }} {{ var(txn.be),map_str({Table.ASLEEP}) -m found }}
   http-request lua.hold if {{ var(txn.pol) -m sub h }} {{ nbsrv eq 0 }}
-  http-request set-timeout server var(txn.be),map_str_int({Table.TIMEOUT}) if {{ var(txn.pol) -m sub t }}
+  http-request set-timeout server var(txn.patience) if {{ var(txn.pol) -m sub t }}
 
 defaults tcp from common
   mode tcp
@@ -241,12 +241,15 @@ if {{ var(txn.pol) -m sub s }} {{ req.hdr(transfer-encoding) -m found }}
   http-request set-var(txn.most) var(txn.be),map_str_int({Table.HEADER}) if {{ var(txn.pol) -m sub l }}
   http-request return status 431 content-type text/plain string "The headers are too large." \
 if {{ var(txn.pol) -m sub l }} {{ req.hdrs,length,sub(txn.most) gt 0 }}
+  # Before the canary's slot is taken: what is said of the app is said of its own.
   http-request set-var(txn.hold) var(txn.be),map_str_int({Table.HOLD}) if {{ var(txn.pol) -m sub h }}
+  http-request set-var(txn.patience) var(txn.be),map_str_int({Table.TIMEOUT}) if {{ var(txn.pol) -m sub t }}
+  http-request set-var(txn.hsts) var(txn.be),map_str({Table.HSTS}) if {{ var(txn.pol) -m sub y }}
   http-request set-var(txn.be) var(txn.be),map_str({Table.CANARY}) \
 if {{ var(txn.pol) -m sub k }} {{ req.hdr(x-berth-canary) -m str always }}
   http-request set-var(txn.be) var(txn.be),map_str({Table.CANARY}) \
 if {{ var(txn.pol) -m sub k }} {{ req.cook(berth-canary) -m str always }}
-  http-response set-header Strict-Transport-Security max-age=%[var(txn.be),map_str({Table.HSTS})] \
+  http-response set-header Strict-Transport-Security max-age=%[var(txn.hsts)] \
 if {{ var(txn.pol) -m sub y }} {{ var(txn.tls) -m bool }}
   # A client does not get to say where it came from.
 {"".join(f"  http-request del-header {name}" + chr(10) for name in _FORWARDED)}\

@@ -268,7 +268,8 @@ def test_whoever_asks_for_the_canary_gets_it_and_nobody_else(
 ) -> None:
     old, new = make_app("old"), make_app("new")
     instances = {"1.0": {old.container: old.address}, "2.0": {new.container: new.address}}
-    zxid = publisher.publish("shop", instances, {"1.0": 100, "2.0": 0}, policy=Policy(testers=(new.container,)))
+    policy = Policy(testers=(new.container,), answer_timeout_ms=300)
+    zxid = publisher.publish("shop", instances, {"1.0": 100, "2.0": 0}, policy=policy)
     publisher.await_served(zxid)
     client = Client(gateway.port)
     assert {client.get("shop.test")[1] for _ in range(20)} == {"old"}
@@ -278,5 +279,9 @@ def test_whoever_asks_for_the_canary_gets_it_and_nobody_else(
     until(
         lambda: (counted := gateway.traffic("shop").containers.get(new.container)) and counted.requests == 2, "counted"
     )
+    # The app's rules are its canary's too.
+    new.gate = threading.Event()
+    assert client.get("shop.test", "/slow", {"X-Berth-Canary": "always"})[0] == 504
+    new.gate.set()
     publisher.await_served(publisher.publish("shop", {"1.0": instances["1.0"]}, {"1.0": 100}))
     assert client.get("shop.test", headers={"X-Berth-Canary": "always"}) == (200, "old")
