@@ -16,7 +16,7 @@ from typing import IO
 
 import structlog
 
-from gateway import diff, plan, state
+from gateway import diff, journal, plan
 from gateway.accesslog import AccessLog, RedisStream
 from gateway.certificates import Certificates
 from gateway.dataplane import DataPlane, DataPlaneError
@@ -25,6 +25,7 @@ from gateway.haproxy import Haproxy
 from gateway.listener import Listener
 from gateway.model import Plane, Table
 from gateway.settings import Settings
+from gateway.state import Saved
 from gateway.traffic import Counters
 from gateway.wanted import Wanted
 from gateway.watcher import Update, Watcher
@@ -34,6 +35,8 @@ RETRY_SECONDS = 1.0
 # A turn may hold a reload; one that takes longer than this is stuck.
 STUCK_SECONDS = 90.0
 FORGET_EVERY_SECONDS = 60.0
+#: While more is being read, planning everything rests for so many times as long as it took.
+REST_TIMES = 10.0
 STATE = "state.json"
 LOCK = "agent.lock"
 
@@ -51,7 +54,7 @@ class Agent:
         self._directory = settings.directory
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = _lock(self._directory / LOCK)
-        saved = state.load(self._directory / STATE)
+        saved = journal.load(self._directory / STATE)
         self._known = bool(saved.apps)
         self._wanted = Wanted(saved.apps, saved.epoch, settings.epoch_grace_seconds)
         self._slots = saved.slots
@@ -97,8 +100,13 @@ class Agent:
         # Revisions of what is wanted: of apps, and of certificates.
         self._planned = (-1, -1)
         self._stored = (0, -1)
-        self._written: state.Written = {}
+        self._journal = journal.Journal(self._directory / STATE)
         self._memory = diff.Memory()
+        #: The plane that was in force, and the slots whose servers are others since; None where more is.
+        self._patched: tuple[Plane, frozenset[int]] | None = None
+        #: Apps that the disk does not hold as they are; None: all.
+        self._to_store: set[str] | None = None
+        self._rest_until = 0.0
         self._unapplied = True
         self._waits_for_all = False
         self._retry_at = 0.0
@@ -204,6 +212,9 @@ class Agent:
             self._waits_for_all = False
         now = time.monotonic()
         if self._planned != self._revision:
+            if not update.complete and now < self._rest_until and self._many_are_new():
+                # More is being read: thousands of apps are not planned anew for each hundred of them.
+                return
             self._plan()
         stored = self._store()
         if self._unapplied or self._target is None or self._plane.needs(self._target):
@@ -217,7 +228,35 @@ class Agent:
         self._watcher.in_force()
 
     def _plan(self) -> None:
+        if not self._patch():
+            self._plan_all()
+        self._wanted.planned()
+        self._planned = self._revision
+        self._unapplied = True
+
+    def _many_are_new(self) -> bool:
+        changed = self._wanted.changed
+        return changed is None or any(app not in self._slots for app in changed)
+
+    def _patch(self) -> bool:
+        """Most changes are of instances of a few apps: whether that was all."""
+        changed = self._wanted.changed
+        if changed is None or self._target is None or self._planned[1] != self._certificates.revision:
+            return False
+        found = plan.patch(self._target, self._wanted.apps, self._slots, changed, self._memory)
+        if found is None:
+            return False
+        if self._patched is not None:
+            self._patched = self._patched[0], self._patched[1] | found.slots
+        if self._to_store is not None:
+            self._to_store |= changed
+        self._target = found.plane
+        return True
+
+    def _plan_all(self) -> None:
+        began = time.monotonic()
         apps = self._wanted.apps
+        self._patched = self._to_store = None
         planned = plan.plan(
             apps,
             plan.Before(self._slots, self._owners, self._plane.busy_slots(), self._plane.slots, self._plane.tcp_slots),
@@ -228,8 +267,9 @@ class Agent:
         self._slots, self._owners = planned.slots, planned.owners
         self._target = replace(planned.plane, certificates=self._certificates.wanted())
         self.counters.assign(self._slots)
-        self._planned = self._revision
-        self._unapplied = True
+        # Storing and putting in force take as long again.
+        now = time.monotonic()
+        self._rest_until = now + REST_TIMES * (now - began)
 
     def _store(self) -> bool:
         """Whether the disk holds what is wanted. A full disk stops acknowledgements, not traffic."""
@@ -240,10 +280,13 @@ class Agent:
                 self._certificates.store()
                 self._stored = (self._stored[0], self._certificates.revision)
             if self._stored[0] != self._wanted.revision:
-                wanted = self._wanted
-                slots, owners = dict(self._slots), dict(self._owners)
-                saved = state.Saved(wanted.epoch, self._seen, dict(wanted.apps), slots, owners)
-                state.save(self._directory / STATE, saved, self._written)
+                apps = self._wanted.apps
+                if self._to_store is not None and self._journal.room:
+                    self._journal.add(self._seen, {app: apps[app] for app in self._to_store})
+                else:
+                    saved = Saved(self._wanted.epoch, self._seen, apps, self._slots, self._owners)
+                    self._journal.begin(saved)
+                self._to_store = set()
         except OSError as error:
             self._fail("state.not_saved", error)
             return False
@@ -255,13 +298,15 @@ class Agent:
             return
         self._unapplied = True
         try:
-            self._plane.apply(self._target)
+            base, slots = self._patched if self._patched is not None else (None, frozenset())
+            self._plane.apply(self._target, base, slots)
             self.counters.leaving(self._plane.busy())
         except DataPlaneError as error:
             self._retry_at = now + RETRY_SECONDS
             self._fail("gateway.not_applied", error)
             return
         self._unapplied = False
+        self._patched = self._target, frozenset()
         self._error = ""
         self._certificates.tidy()
 

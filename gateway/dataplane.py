@@ -11,7 +11,7 @@ over to the newest worker; one that cannot be told is ended after the drain time
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
@@ -102,12 +102,17 @@ class DataPlane:
             self._forget()
         return True
 
-    def apply(self, wanted: Plane) -> None:
-        """Puts a plane in force. Raises DataPlaneError; then call it again."""
+    def apply(self, wanted: Plane, base: Plane | None = None, slots: Collection[int] = ()) -> None:
+        """Puts a plane in force. Raises DataPlaneError; then call it again.
+
+        ``base``: a plane of which it differs in the servers of ``slots`` alone.
+        """
         wanted = self._without_refused(wanted)
         try:
             if not self._haproxy.alive():
                 self._start(wanted)
+            elif self._applied is not None and self._applied is base:
+                self._change(wanted, slots)
             elif self._applied is None or not diff.fits(self._applied, wanted):
                 self._reload(wanted)
             else:
@@ -118,7 +123,10 @@ class DataPlane:
             raise DataPlaneError(str(error)) from error
 
     def needs(self, wanted: Plane) -> bool:
-        return self._applied is None or self._applied != self._without_refused(wanted) or not self._haproxy.alive()
+        if self._applied is None or not self._haproxy.alive():
+            return True
+        wanted = self._without_refused(wanted)
+        return self._applied is not wanted and self._applied != wanted
 
     def tick(self) -> None:
         """What goes on in the background: deleting servers that left, ending workers, looking for drift."""
@@ -134,7 +142,9 @@ class DataPlane:
             if now >= self._reconciled_at + RECONCILE_EVERY_SECONDS:
                 believed = self._applied
                 self._observe()
-                if self._applied != believed:
+                if self._applied == believed:
+                    self._applied = believed  # the same, and told apart from others at once
+                else:
                     _log.warning("dataplane.drift", operations=len(diff.difference(self._applied, believed)))
         except _BROKEN as error:
             self._hang_up()
@@ -184,11 +194,11 @@ class DataPlane:
         if self._applied != wanted:
             self._change(wanted)
 
-    def _change(self, wanted: Plane) -> None:
+    def _change(self, wanted: Plane, only: Collection[int] | None = None) -> None:
         known = self._applied
         if known is None:
             raise HaproxyError("nothing is known of the running HAProxy")
-        operations = diff.difference(known, wanted)
+        operations = diff.difference(known, wanted, only)
         try:
             self._run(operations)
         except _BROKEN as error:

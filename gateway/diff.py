@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 from gateway.contract import Address
@@ -43,13 +43,13 @@ def wanted_plane(
     declared_tcp: int = 0,
     memory: Memory | None = None,
 ) -> Plane:
-    """Every app must have a slot. A container that two versions list counts for the first one by name."""
+    """Every app must have a slot."""
     known = memory if memory is not None else Memory()
     found: dict[str, tuple[AppState, dict[str, Server]]] = {}
     servers: dict[int, Mapping[str, Server]] = {}
     for app, state in apps.items():
         before = known.servers.get(app)
-        found[app] = before if before is not None and before[0] is state else (state, _servers(state))
+        found[app] = before if before is not None and before[0] is state else (state, servers_of(state))
         if not (mine := found[app][1]):
             continue
         servers[slots[app]] = mine
@@ -60,7 +60,8 @@ def wanted_plane(
     return Plane(declared, servers, tables(apps, slots, owned, frozenset(servers), known.policies), declared_tcp)
 
 
-def _servers(state: AppState) -> dict[str, Server]:
+def servers_of(state: AppState) -> dict[str, Server]:
+    """What the slot of an app holds. A container that two versions list counts for the first one by name."""
     addresses: dict[str, Address] = {}
     names: dict[str, list[str]] = {}
     for tag in sorted(state.instances):
@@ -77,27 +78,47 @@ def _servers(state: AppState) -> dict[str, Server]:
     return {name: Server(name, addresses[name], weights[name], h2) for name in addresses}
 
 
-def difference(applied: Plane, wanted: Plane) -> tuple[Operation, ...]:
+def difference(applied: Plane, wanted: Plane, only: Collection[int] | None = None) -> tuple[Operation, ...]:
     """The operations that turn ``applied`` into ``wanted``, in an order that leaves no gap on the way.
 
     What leads to a backend goes first where it leads nowhere any more (nobody may reach a slot through a name that it
     lost), then new servers before old ones leave, weights up before weights down. What is said of a backend stands
     before a name leads there, and an app is asleep only once its servers are gone. A name that goes from one table to
     another stands in both for a moment; so does one that gets another certificate, and the older one counts until it
-    is gone.
+    is gone. ``only``: nothing but the servers of these slots is another.
     """
+    if only is not None:
+        return _of_servers(applied, wanted, only)
     here = {key for table in LEADING for key in map(_bare, wanted.table(table))}
     drops: list[Operation] = []
     moved: list[Operation] = []
     for table in LEADING:
         for key in sorted(applied.table(table).keys() - wanted.table(table).keys()):
             (moved if _bare(key) in here else drops).append(DropEntry(table, key))
+    servers = _of_servers(applied, wanted, applied.servers.keys() | wanted.servers.keys())
+    removed = [one for one in servers if _leaves(one)]
+    served = [one for one in servers if not _leaves(one)]
+    leads = [one for table in LEADING for one in _entries(table, applied, wanted)]
+    said: list[Operation] = []
+    slept: list[Operation] = []
+    for table in Table:
+        if table not in LEADING:
+            (slept if table == Table.ASLEEP else said).extend(_entries(table, applied, wanted))
+            gone = sorted(applied.table(table).keys() - wanted.table(table).keys())
+            said.extend(DropEntry(table, key) for key in gone)
+    have_files, want_files = applied.certificates, wanted.certificates
+    shown = [AddCertificate(file, want_files[file]) for file in sorted(want_files.keys() - have_files.keys())]
+    hidden = [DropCertificate(file) for file in sorted(have_files.keys() - want_files.keys())]
+    return (*shown, *drops, *served, *said, *leads, *moved, *removed, *slept, *hidden)
+
+
+def _of_servers(applied: Plane, wanted: Plane, slots: Collection[int]) -> tuple[Operation, ...]:
     replaced: list[Operation] = []
     added: list[Operation] = []
     raised: list[Operation] = []
     lowered: list[Operation] = []
     removed: list[Operation] = []
-    for slot in sorted(applied.servers.keys() | wanted.servers.keys()):
+    for slot in sorted(slots):
         have, want = applied.servers.get(slot, {}), wanted.servers.get(slot, {})
         if have is want:
             continue  # most of thousands, after a small change
@@ -110,18 +131,11 @@ def difference(applied: Plane, wanted: Plane) -> tuple[Operation, ...]:
                 added.append(AddServer(slot, new))
             elif old.weight != new.weight:
                 (raised if new.weight > old.weight else lowered).append(SetWeight(slot, name, new.weight))
-    leads = [one for table in LEADING for one in _entries(table, applied, wanted)]
-    said: list[Operation] = []
-    slept: list[Operation] = []
-    for table in Table:
-        if table not in LEADING:
-            (slept if table == Table.ASLEEP else said).extend(_entries(table, applied, wanted))
-            gone = sorted(applied.table(table).keys() - wanted.table(table).keys())
-            said.extend(DropEntry(table, key) for key in gone)
-    have_files, want_files = applied.certificates, wanted.certificates
-    shown = [AddCertificate(file, want_files[file]) for file in sorted(want_files.keys() - have_files.keys())]
-    hidden = [DropCertificate(file) for file in sorted(have_files.keys() - want_files.keys())]
-    return (*shown, *drops, *replaced, *added, *raised, *lowered, *said, *leads, *moved, *removed, *slept, *hidden)
+    return (*replaced, *added, *raised, *lowered, *removed)
+
+
+def _leaves(operation: Operation) -> bool:
+    return isinstance(operation, RemoveServer) and not operation.replaced
 
 
 def _entries(table: Table, applied: Plane, wanted: Plane) -> Iterator[SetEntry]:

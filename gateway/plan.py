@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gateway import diff, slots, tables
-from gateway.model import TCP_FIRST, AppState, Plane
+from gateway.contract import Route
+from gateway.model import TCP_FIRST, AppState, Plane, Server
 
 #: Backends of TCP beyond those in use: fewer apps have them.
 TCP_SPARE = 8
@@ -28,6 +29,47 @@ class Planned:
     slots: dict[str, int]
     owners: dict[str, str]
     plane: Plane
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """A plane that differs from the one before in the servers of these slots alone."""
+
+    plane: Plane
+    slots: frozenset[int]
+
+
+def patch(
+    target: Plane,
+    apps: Mapping[str, AppState],
+    slots_: Mapping[str, int],
+    changed: Collection[str],
+    memory: diff.Memory,
+) -> Patch | None:
+    """The plane after changes of instances and their shares, which are most changes: in time that goes by those, and
+    not by the number of apps. None where more than that changed, and everything is to be planned anew.
+    """
+    found: dict[str, tuple[AppState, dict[str, Server]]] = {}
+    for app in changed:
+        state, known = apps[app], memory.servers.get(app)
+        if known is None or app not in slots_ or not _alike(known[0].route, state.route):
+            return None
+        found[app] = state, diff.servers_of(state)
+    memory.servers.update(found)
+    servers = dict(target.servers)
+    for app, (_, mine) in found.items():
+        if mine:
+            servers[slots_[app]] = mine
+        else:
+            servers.pop(slots_[app], None)
+    return Patch(replace(target, servers=servers), frozenset(slots_[app] for app in found))
+
+
+def _alike(old: Route, new: Route) -> bool:
+    """Whether all that tables are made of is the same, and does not depend on what servers there are."""
+    if new.policy.asleep or new.policy.testers:
+        return False
+    return replace(old, revision=new.revision, weights=new.weights, groups=new.groups) == new
 
 
 def plan(

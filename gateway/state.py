@@ -29,7 +29,7 @@ class Saved:
     """``seen``: the zxid that the state may reflect; a ZooKeeper server of this epoch behind it is not believed.
 
     ``slots``: app -> backend number, so that a restarted agent agrees with the HAProxy that it adopts.
-    ``owners``: claim -> app (gateway.tables).
+    ``owners``: claim -> app (gateway.tables). ``mark``: see gateway.journal.
     """
 
     epoch: str = ""
@@ -37,30 +37,38 @@ class Saved:
     apps: dict[str, AppState] = field(default_factory=dict)
     slots: dict[str, int] = field(default_factory=dict)
     owners: dict[str, str] = field(default_factory=dict)
+    mark: str = ""
 
 
 #: App -> what was written of it last, and its text: thousands of apps are the same from one change to the next.
 Written = dict[str, tuple[AppState, str]]
 
 
-def save(path: Path, saved: Saved, written: Written | None = None) -> None:
+def save(path: Path, saved: Saved, written: Written | None = None, mark: str = "") -> None:
     """Replaces the file atomically and waits for the disk. Raises OSError (a full disk, for one).
 
-    ``written``: of the last time; it is brought up to date.
+    ``written``: of the last time; it is brought up to date. ``mark``: what a journal that follows begins with.
     """
     before = written if written is not None else {}
     now: Written = {}
     for app, state in saved.apps.items():
         known = before.get(app)
-        now[app] = known if known is not None and known[0] is state else (state, _text(app, state))
+        now[app] = known if known is not None and known[0] is state else (state, text_of(app, state))
     before.clear()
     before.update(now)
-    head = {"format": FORMAT, "epoch": saved.epoch, "seen": saved.seen, "slots": saved.slots, "owners": saved.owners}
+    head = {
+        "format": FORMAT,
+        "epoch": saved.epoch,
+        "seen": saved.seen,
+        "slots": saved.slots,
+        "owners": saved.owners,
+        "mark": mark,
+    }
     apps = ",".join(text for _, text in now.values())
     write_atomically(path, f'{json.dumps(head, separators=(",", ":"))[:-1]},"apps":{{{apps}}}}}')
 
 
-def _text(app: str, state: AppState) -> str:
+def text_of(app: str, state: AppState) -> str:
     """A member of the JSON object of all apps. An app id needs no escape."""
     instances = {
         tag: {name: str(address) for name, address in containers.items()} for tag, containers in state.instances.items()
@@ -125,9 +133,10 @@ def _parse(body: dict[str, object]) -> Saved:
     return Saved(
         epoch=epoch,
         seen=seen,
-        apps={app_id(app): _app(app, state) for app, state in apps.items()},
+        apps={app_id(app): app_of(app, state) for app, state in apps.items()},
         slots={_app_or_testers(name): slot for name, slot in slots.items()},
         owners={_claim(claim): app_id(app) for claim, app in owners.items()},
+        mark=str(body.get("mark", "")),
     )
 
 
@@ -142,7 +151,7 @@ def _app_or_testers(name: str) -> str:
     return name
 
 
-def _app(app: str, state: dict[str, dict[str, dict[str, str]]]) -> AppState:
+def app_of(app: str, state: dict[str, dict[str, dict[str, str]]]) -> AppState:
     route = Route.from_json(json.dumps(state["route"]).encode())
     if route.app != app:
         raise ContractError(f"the route of {route.app!r} under {app!r}")

@@ -35,6 +35,7 @@ class Wanted:
         self.apps: dict[str, AppState] = dict(apps)
         self.epoch = epoch
         self.revision = 0
+        self._changed: set[str] | None = None
         self._grace_seconds = grace_seconds
         self._unconfirmed: set[str] = set()
         self._grace_until = 0.0
@@ -48,6 +49,7 @@ class Wanted:
             return False
         self.epoch = epoch
         self.revision += 1
+        self._changed = None
         self._unconfirmed = set(self.apps)
         self._grace_until = now + self._grace_seconds
         return True
@@ -76,6 +78,14 @@ class Wanted:
         instances = state.instances.items() if state is not None else ()
         return next((tag for tag, containers in instances if container in containers), "")
 
+    @property
+    def changed(self) -> frozenset[str] | None:
+        """Apps that are there and changed since `planned`; None where it is more than that."""
+        return frozenset(self._changed) if self._changed is not None else None
+
+    def planned(self) -> None:
+        self._changed = set()
+
     def expire(self, now: float) -> tuple[str, ...]:
         """Drops what the new epoch has not named within the grace; returns it."""
         if not self._unconfirmed or now < self._grace_until:
@@ -94,11 +104,14 @@ class Wanted:
         for app in list(apps):
             if app not in self._unconfirmed and self.apps.pop(app, None) is not None:
                 self.revision += 1
+                self._changed = None
 
     def _set(self, app: str, state: AppState) -> None:
         if self.apps.get(app) != state:
             self.apps[app] = state
             self.revision += 1
+            if self._changed is not None:
+                self._changed.add(app)
 
 
 def _still_there(last: Instances, now: Instances) -> Instances:
