@@ -141,6 +141,9 @@ class Supervisor:
         try:
             self._call("startProcess", name, False)
         except xmlrpc.client.Fault as fault:
+            if "ALREADY_STARTED" in fault.faultString:
+                # One that was killed: supervisord itself was a moment earlier.
+                return
             raise StackError(f"supervisord cannot start {name}: {fault.faultString}") from fault
 
     def stop(self, name: str) -> None:
