@@ -34,6 +34,8 @@ def test_every_private_key_is_readable_by_its_owner_only(tmp_path: Path) -> None
 
 def test_the_demo_has_fixed_ports_that_variables_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BERTH_PORT_PORTAL", "18000")
+    # bin/test has one, of its own parts.
+    monkeypatch.delenv("BERTH_GATEWAY_TCP_PORTS", raising=False)
     env = Environment.open(tmp_path, "demo")
     assert env.ports == {**ports.DEFAULTS, "portal": 18000}
     assert env.variables()["BERTH_PORTAL_URL"] == "http://localhost:18000"

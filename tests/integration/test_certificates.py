@@ -9,7 +9,7 @@ import pytest
 
 from apps.core.clock import now
 from apps.core.models import Event
-from apps.deployments.discovery import Publisher
+from apps.deployments.discovery import DiscoveryUnavailable, Publisher
 from apps.deployments.models import AcmeAccount, App, Certificate
 from apps.deployments.reconcile import (
     Clients,
@@ -42,7 +42,8 @@ def parts(tmp_path, settings, world) -> Iterator[SimpleNamespace]:
         zookeeper.start()
         clients = Clients(discovery=publisher)
         settings.GATEWAY_CERTIFICATE_KEYS = [SEALING_KEY]
-        rebuild_discovery(clients)
+        # With other work on the machine the first connection may take longer than one attempt.
+        until(lambda: rebuild_discovery(clients) >= 0 and _answers(publisher), "ZooKeeper answers", 60)
         gateway = Gateway(
             tmp_path / "gateway",
             zookeeper.hosts,
@@ -65,6 +66,13 @@ def parts(tmp_path, settings, world) -> Iterator[SimpleNamespace]:
         if gateway is not None:
             gateway.end()
         zookeeper.stop()
+
+
+def _answers(publisher: Publisher) -> bool:
+    try:
+        return bool(publisher.epoch())
+    except DiscoveryUnavailable:
+        return False
 
 
 def _pass(parts: SimpleNamespace, row: Certificate) -> str:

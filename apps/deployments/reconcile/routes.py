@@ -92,9 +92,9 @@ def rebuild_discovery(clients: Clients) -> int:
                 return 0
     if failed:
         return len(apps) - failed
-    if not certificates_publish(clients, everything=True):
-        return 0
     try:
+        if not certificates_publish(clients, everything=True):
+            return 0
         clients.discovery.prune(routed)
         if not clients.discovery.epoch():
             log.info("epoch_begun", epoch=clients.discovery.epoch_begin(), apps=len(apps))
