@@ -68,7 +68,8 @@ send() {
         } | curl --config - --silent --show-error --max-time 20 --output "$work/answer" --write-out '%{http_code}' \
             --header 'Content-Type: application/json' --data-binary "@$work/body" "$PORTAL/api/v1/hosts/report/" \
             2>"$work/error"
-    ) || { failed "the platform cannot be reached: $(head -n 1 "$work/error")" || return 1; }
+        # How long it took is another each time, and what was said before is not said again.
+    ) || { failed "the platform cannot be reached: $(sed -n '1{s/ after [0-9]* ms//;p;q;}' "$work/error")" || return 1; }
     [ "$status" = 200 ] || failed "the platform answered $status: $(member "$work/answer" detail)"
 }
 
@@ -86,7 +87,7 @@ fits() {
 # Asks for a new certificate for the same key, and puts it in place of the old one in one step.
 renew() {
     openssl req -new -key "$DIR/key.pem" -subj "/CN=berth-host" -out "$work/csr" 2>"$work/error" ||
-        { failed "openssl made no request: $(head -n 1 "$work/error")" || return 1; }
+        { failed "openssl made no request: $(sed -n '1{s/ after [0-9]* ms//;p;q;}' "$work/error")" || return 1; }
     send "$(awk '{ printf "%s\\n", $0 }' "$work/csr")" || return 1
     [ -n "$(member "$work/answer" certificate)" ] || return 0
     printf '%b' "$(member "$work/answer" certificate)" >"$DIR/cert.pem.new"
