@@ -235,7 +235,7 @@ if {{ var(txn.pol) -m sub b }} !{{ var(txn.be),concat(/,txn.who),map_str({Table.
   # The password is the gateway's business.
   http-request del-header Authorization if {{ var(txn.pol) -m sub b }}
   http-request set-var(txn.most) var(txn.be),map_str_int({Table.BODY}) if {{ var(txn.pol) -m sub s }}
-  http-request deny deny_status 413 if {{ var(txn.pol) -m sub s }} {{ req.hdr_val(content-length),sub(txn.most) gt 0 }}
+  http-request deny deny_status 413 if {{ var(txn.pol) -m sub s }} {{ req.body_size,sub(txn.most) gt 0 }}
   http-request return status 411 content-type text/plain string "Say how long the body is: send Content-Length." \
 if {{ var(txn.pol) -m sub s }} {{ req.hdr(transfer-encoding) -m found }}
   http-request set-var(txn.most) var(txn.be),map_str_int({Table.HEADER}) if {{ var(txn.pol) -m sub l }}
@@ -276,7 +276,7 @@ frontend tcp_in from tcp
   bind unix@{TCP_SOCKET} mode 600
 {bind}\
   tcp-request connection set-var(sess.be) dst_port,map_str({Table.PORT})
-  tcp-request connection set-var(sess.be) str(none),map_str({Table.PASSTHROUGH}) if !{{ var(sess.be) -m found }}
+  tcp-request connection set-var(sess.be) str(-),map_str({Table.PASSTHROUGH}) if !{{ var(sess.be) -m found }}
   tcp-request connection reject if !{{ var(sess.be) -m found }}
 {_TCP_GUARDS}\
   use_backend %[var(sess.be)]

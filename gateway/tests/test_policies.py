@@ -227,6 +227,8 @@ def test_bodies_and_headers_are_as_large_as_the_owner_lets_them(gateway: Gateway
     one = shop(max_body_bytes=1000, max_header_bytes=2000)
     assert _ask(gateway, "POST", body=b"x" * 1000)[0] == 200
     assert _ask(gateway, "POST", body=b"x" * 1001)[0] == 413
+    # A number that is small once it is cut to 32 bits.
+    assert _ask(gateway, "POST", body=b"x" * 10, Content_Length=str((1 << 32) + 10))[0] == 413
     assert _ask(gateway, "POST", body=None, Transfer_Encoding="chunked")[0] == 411
     assert _ask(gateway, X_Long="y" * 1500)[0] == 200
     assert _ask(gateway, X_Long="y" * 2500)[0] == 431
