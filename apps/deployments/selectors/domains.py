@@ -84,12 +84,6 @@ def records_of(domain: Domain) -> list[Record]:
     return found
 
 
-def proven_names_of(app: App) -> list[str]:
-    """The tenant's own names that lead to the app, wildcards included: for certificates."""
-    rows = app.domains.filter(held__status=PROVEN).order_by("name")
-    return list(rows.values_list("name", flat=True).distinct())
-
-
 def own_hosts() -> set[str]:
     """The platform's own host names beside its domain: portal, registry, gateways, and what operators list."""
     named = {urlsplit(url).hostname for url in (settings.PORTAL_URL, settings.REGISTRY_URL)}

@@ -11,7 +11,8 @@ from apps.core.clock import now
 from apps.core.errors import BerthError, Denied
 from apps.deployments.models import App, Domain, DomainName, FormerName
 from apps.deployments.selectors import publication_of
-from apps.deployments.selectors.domains import names_due, proven_names_of
+from apps.deployments.selectors.domains import names_due
+from apps.deployments.selectors.names import names_held
 from apps.deployments.services.deleting import app_delete
 from apps.deployments.services.domains import (
     PREFIXES_OF_NAME,
@@ -70,7 +71,7 @@ def test_a_name_routes_once_its_text_record_is_in_dns_and_not_before(world, shop
     assert leads(shop) == (("shop.localhost", "www.example.com"), ())
     assert App.objects.get(pk=shop.pk).route_wanted > wanted
     assert told("domain.proven") == ["www.example.com is proven (txt), and routes."]
-    assert proven_names_of(shop) == ["www.example.com"]
+    assert names_held(shop.tenant_id) == {"www.example.com"}
 
 
 def test_a_name_that_is_an_alias_of_one_of_the_tenants_apps_is_proven(world, shop, naming):
