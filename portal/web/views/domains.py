@@ -7,7 +7,7 @@ from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy as _l
+from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_http_methods, require_POST
 
 from apps.core.errors import BerthError, Denied
@@ -32,16 +32,16 @@ _FIELDS = {
 
 class DomainForm(Styled, forms.Form):
     name = forms.CharField(
-        label=_l("Name"),
+        label=gettext_lazy("Name"),
         max_length=400,
-        help_text=_l("A host name, or *. and one: any one label in front of it."),
+        help_text=gettext_lazy("A host name, or *. and one: any one label in front of it."),
         widget=forms.TextInput(attrs={**_PLAIN, "placeholder": "www.example.com"}),
     )
     path = forms.CharField(
-        label=_l("Path"),
+        label=gettext_lazy("Path"),
         max_length=600,
         initial="/",
-        help_text=_l("What of the name leads to this app: / is all of it that no other app of yours has."),
+        help_text=gettext_lazy("What of the name leads to this app: / is all of it that no other app of yours has."),
         widget=forms.TextInput(attrs=_PLAIN),
     )
 

@@ -7,7 +7,7 @@ from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy as _l
+from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_http_methods, require_POST
 
 from apps.core.errors import BerthError, Denied
@@ -31,16 +31,18 @@ _IMPORT_FIELDS = {"source": "source", "tag": "tag"}
 
 class ExternalForm(Styled, forms.Form):
     name = forms.CharField(
-        label=_l("Name"), max_length=40, widget=forms.TextInput(attrs={**_PLAIN, "placeholder": "company"})
+        label=gettext_lazy("Name"), max_length=40, widget=forms.TextInput(attrs={**_PLAIN, "placeholder": "company"})
     )
     host = forms.CharField(
-        label=_l("Registry"),
+        label=gettext_lazy("Registry"),
         max_length=260,
         widget=forms.TextInput(attrs={**_PLAIN, "placeholder": "registry.example.com"}),
     )
-    username = forms.CharField(label=_l("User name"), max_length=255, strip=False, widget=forms.TextInput(attrs=_PLAIN))
+    username = forms.CharField(
+        label=gettext_lazy("User name"), max_length=255, strip=False, widget=forms.TextInput(attrs=_PLAIN)
+    )
     password = forms.CharField(
-        label=_l("Password or token"),
+        label=gettext_lazy("Password or token"),
         max_length=8000,
         strip=False,
         widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
@@ -49,19 +51,21 @@ class ExternalForm(Styled, forms.Form):
 
 class ImportForm(Styled, forms.Form):
     source = forms.CharField(
-        label=_l("Image"),
+        label=gettext_lazy("Image"),
         max_length=500,
-        help_text=_l("With its registry, such as registry.example.com/team/app:1.0 or docker.io/library/redis:7."),
+        help_text=gettext_lazy(
+            "With its registry, such as registry.example.com/team/app:1.0 or docker.io/library/redis:7."
+        ),
         widget=forms.TextInput(attrs={**_PLAIN, "placeholder": "registry.example.com/team/app:1.0"}),
     )
     tag = forms.CharField(
-        label=_l("Version"),
+        label=gettext_lazy("Version"),
         max_length=128,
         required=False,
-        help_text=_l("Empty: as it is there."),
+        help_text=gettext_lazy("Empty: as it is there."),
         widget=forms.TextInput(attrs=_PLAIN),
     )
-    deploy = forms.BooleanField(label=_l("Deploy it as soon as it is here"), required=False)
+    deploy = forms.BooleanField(label=gettext_lazy("Deploy it as soon as it is here"), required=False)
 
 
 def _page(request: MemberRequest, tenant: Tenant, form: ExternalForm, status: int = 200) -> HttpResponse:
