@@ -23,3 +23,7 @@ for _name in ("gunicorn.error", "gunicorn.access"):
 # A socket below the home directory that every gunicorn of the user would share.
 control_socket_disable = True
 graceful_timeout = 10
+# Seconds that an idle connection stays open. Longer than clients and proxies keep theirs (httpx 5, nginx 60, AWS' load
+# balancer 60): the side that closes first must be the one that sends the next request, or a request meets the closing
+# connection and is reset. gunicorn's own 2 seconds did that to a client that asked every two seconds.
+keepalive = 75

@@ -116,7 +116,7 @@ class Lane:
             try:
                 self._case(case, greeting=f"case-{len(self.told)}-{number}")
             except Exception as error:  # the other lanes go on, and all problems are told
-                self.problems.append(f"{self._app} {case.points}: {error}")
+                self.problems.append(f"{self._app} {case.points}: {error!r}")
                 return
 
     def _post(self, case: Case, greeting: str) -> int:
