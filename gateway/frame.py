@@ -123,7 +123,7 @@ defaults app from base
   http-request return status 503 content-type "text/html; charset=utf-8" file asleep.html \
 hdr Cache-Control no-store hdr Retry-After {ASLEEP_RETRY_SECONDS:d} \
 if {{ nbsrv eq 0 }} {{ var(txn.be),map_str({Table.ASLEEP}) -m found }}
-  http-request lua.hold if {{ var(txn.pol) -m sub h }} {{ nbsrv eq 0 }}
+  http-request lua.hold if {{ nbsrv eq 0 }} {{ var(txn.pol) -m sub h }}
   http-request set-timeout server var(txn.patience) if {{ var(txn.pol) -m sub t }}
 
 defaults tcp from common
@@ -203,7 +203,15 @@ _REQUESTS = f"""\
 hdr Cache-Control no-store if !{{ var(txn.be) -m found }} !{{ stopping }}
   # One app's prefix is no way into another's: what a server may read as a step up is refused where paths decide.
   http-request deny deny_status 400 if {{ var(txn.path) -m found }} {{ var(txn.path),url_dec -m sub /../ /./ \\\\ }}
+  # A client does not get to say where it came from.
+{"".join(f"  http-request del-header {name}" + chr(10) for name in _FORWARDED)}\
+  http-request set-header X-Forwarded-Proto http
+  http-request set-header X-Forwarded-Proto https if {{ var(txn.tls) -m bool }}
+  # An empty response may mean that the request was carried out: only safe methods are sent again.
+  http-request disable-l7-retry if !{{ method GET HEAD OPTIONS }}
+  # Most apps have none: the rest of the rules is not even asked for them.
   http-request set-var(txn.pol) var(txn.be),map_str({Table.POLICY})
+  http-request allow if !{{ var(txn.pol) -m found }}
   http-request set-var(txn.word) path,field(4,/) if {{ var(txn.pol) -m sub w }}
   http-request set-var(txn.answer) var(txn.be),concat(/,txn.word),map_str({Table.CHALLENGE}) \
 if {{ var(txn.pol) -m sub w }} {{ path_beg /.well-known/acme-challenge/ }}
@@ -251,12 +259,6 @@ if {{ var(txn.pol) -m sub k }} {{ req.hdr(x-berth-canary) -m str always }}
 if {{ var(txn.pol) -m sub k }} {{ req.cook(berth-canary) -m str always }}
   http-response set-header Strict-Transport-Security max-age=%[var(txn.hsts)] \
 if {{ var(txn.pol) -m sub y }} {{ var(txn.tls) -m bool }}
-  # A client does not get to say where it came from.
-{"".join(f"  http-request del-header {name}" + chr(10) for name in _FORWARDED)}\
-  http-request set-header X-Forwarded-Proto http
-  http-request set-header X-Forwarded-Proto https if {{ var(txn.tls) -m bool }}
-  # An empty response may mean that the request was carried out: only safe methods are sent again.
-  http-request disable-l7-retry if !{{ method GET HEAD OPTIONS }}
   use_backend newest_tls if !{{ var(txn.be) -m found }} {{ var(txn.tls) -m bool }}
   use_backend newest if !{{ var(txn.be) -m found }}
   use_backend %[var(txn.be)]

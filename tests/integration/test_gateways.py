@@ -101,7 +101,7 @@ def test_a_gateway_that_is_killed_in_a_drain_holds_it_no_longer_than_its_lease(
             Client(gateway.port).get("shop.test")
     until(
         lambda: (
-            summed(Traffic().of("shop", counting_gateways(), windows=True).values(), expected=2).windows["10s"].requests
+            summed(Traffic().of("shop", counting_gateways(), windows=True).values(), expected=2).windows["1m"].requests
             == 10
         ),
         "both tell",
